@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "args.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <numeric>
+
+namespace instseg::apps {
+namespace {
+
+constexpr std::array kOptions = {"--output",  "--json",        "--score",   "--device", "--precision",
+                                 "--threads", "--pixel-limit", "--version", "--help"};
+
+/** Levenshtein distance. */
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substitute = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
+    }
+  }
+  return row.back();
+}
+
+[[noreturn]] void unknown_option(const std::string& name) {
+  std::string best;
+  size_t best_distance = 4;  // more than three edits away is another word
+  for (const std::string option : kOptions) {
+    const bool prefix = name.size() > 3 && option.starts_with(name);
+    const size_t distance = prefix ? 0 : edit_distance(name, option);
+    if (distance < best_distance) {
+      best = option;
+      best_distance = distance;
+    }
+  }
+  throw UsageError(join("unknown option ", name,
+                        best.empty() ? "; see instseg-infer --help" : " (did you mean " + best + "?)"));
+}
+
+template <class Number>
+Number parse_number(const std::string& option, const std::string& text) {
+  Number value{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  check<UsageError>(error == std::errc() && stop == end, option, " needs a number, got '", text, "'");
+  return value;
+}
+
+double parse_score(const std::string& text) {
+  const double score = parse_number<double>("--score", text);
+  check<UsageError>(score >= 0 && score <= 1, "--score must be between 0 and 1, got ", text);
+  return score;
+}
+
+int64_t parse_positive(const std::string& option, const std::string& text) {
+  const auto value = parse_number<int64_t>(option, text);
+  check<UsageError>(value >= 1, option, " must be at least 1, got ", text);
+  return value;
+}
+
+std::string parse_device(const std::string& text) {
+  const bool indexed = text.starts_with("cuda:") && text.size() > 5 && text.size() < 9 &&
+                       std::all_of(text.begin() + 5, text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  check<UsageError>(text == "cpu" || text == "cuda" || indexed, "--device must be cpu, cuda or cuda:N, got '",
+                    text, "'");
+  return text;
+}
+
+std::string parse_precision(const std::string& text) {
+  check<UsageError>(text == "fp32" || text == "bf16" || text == "fp16",
+                    "--precision must be fp32, bf16 or fp16, got '", text, "'");
+  return text;
+}
+
+void set_option(InferArgs& args, const std::string& name, const std::string& value) {
+  if (name == "--output") args.output = value;
+  if (name == "--json") args.json = value;
+  if (name == "--score") args.score = parse_score(value);
+  if (name == "--device") args.device = parse_device(value);
+  if (name == "--precision") args.precision = parse_precision(value);
+  if (name == "--threads") args.threads = parse_positive(name, value);
+  if (name == "--pixel-limit") args.pixel_limit = parse_positive(name, value);
+}
+
+void add_positional(InferArgs& args, const std::string& value) {
+  check<UsageError>(!value.empty(), "an empty file name");
+  if (args.model.empty()) {
+    args.model = value;
+  } else {
+    args.inputs.push_back(value);
+  }
+}
+
+}  // namespace
+
+InferArgs parse_args(const std::vector<std::string>& arguments) {
+  InferArgs args;
+  bool options_ended = false;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (options_ended || !argument.starts_with("-") || argument == "-") {
+      add_positional(args, argument);
+      continue;
+    }
+    if (argument == "--") {
+      options_ended = true;
+      continue;
+    }
+    const size_t equals = argument.find('=');
+    const std::string name = argument == "-h" ? "--help" : argument.substr(0, equals);
+    if (std::find(kOptions.begin(), kOptions.end(), name) == kOptions.end()) unknown_option(name);
+    if (name == "--help" || name == "--version") {
+      check<UsageError>(equals == std::string::npos, name, " takes no value");
+      (name == "--help" ? args.help : args.version) = true;
+      continue;
+    }
+    const bool inline_value = equals != std::string::npos;
+    check<UsageError>(inline_value || i + 1 < arguments.size(), name, " needs a value");
+    const std::string value = inline_value ? argument.substr(equals + 1) : arguments[++i];
+    check<UsageError>(!value.empty(), name, " needs a value");
+    set_option(args, name, value);
+  }
+  if (args.help || args.version) return args;
+  check<UsageError>(!args.model.empty(), "no model file given; see instseg-infer --help");
+  check<UsageError>(!args.inputs.empty(), "no image or folder given; see instseg-infer --help");
+  return args;
+}
+
+std::string help_text() {
+  return R"(Usage: instseg-infer MODEL IMAGE|FOLDER... [options]
+
+Detects objects in images with an instseg model file. Needs no Python.
+
+  MODEL            a model file written by instseg (.safetensors)
+  IMAGE|FOLDER     JPEG or PNG files; of a folder, the image files directly in it, sorted by name
+
+Options:
+  --output DIR     write each picture with its detections drawn to DIR
+  --json FILE      write all detections to FILE ("-": standard output)
+  --score T        drop detections with a score below T, 0 to 1 (default 0.3)
+  --device D       cpu, cuda or cuda:N (default cpu)
+  --precision P    fp32, bf16 or fp16; fp16 needs a GPU (default fp32)
+  --threads N      CPU threads (default: all cores)
+  --pixel-limit N  refuse images with more pixels (default 178956970)
+  --version        say what this build can do
+  --help           show this text
+
+Examples:
+  instseg-infer nuclei.safetensors cells.png
+  instseg-infer nuclei.safetensors images/ --output pictures --json detections.json
+  instseg-infer nuclei.safetensors a.jpg b.jpg --score 0.5 --json - | python3 -m json.tool
+  instseg-infer nuclei.safetensors images/ --device cuda --precision fp16
+
+Exit code: 0 all images done; 1 something failed (the rest is done); 2 wrong command line.
+)";
+}
+
+}  // namespace instseg::apps

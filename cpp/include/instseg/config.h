@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace instseg {
+
+/** How uint8 images become network input. See docs/preprocessing.md. */
+struct InputConfig {
+  std::string channel_order = "bgr";  // "bgr" or "rgb", the order the network was trained with
+  std::vector<double> mean = {103.53, 116.28, 123.675};  // per channel of channel_order, 0..255
+  std::vector<double> std = {1.0, 1.0, 1.0};             // per channel of channel_order, 0..255
+  std::string resize = "pillow";                         // "pillow", "opencv" or "float"
+  int64_t short_side = 800;                              // px, at inference
+  int64_t long_side = 1333;                              // px, upper bound
+  int64_t size_divisor = 32;                             // padded height and width are multiples of it
+
+  void check() const;
+  bool operator==(const InputConfig&) const = default;
+};
+
+/** The bottom-up network. See docs/models.md. */
+struct BackboneConfig {
+  std::string name = "resnet50";   // resnet18|34|50|101, efficientnet_lite0|1|2
+  std::string norm = "frozen_bn";  // "frozen_bn", "bn", or "bn_eval" (fixed statistics, trained affine)
+  int64_t freeze = 2;              // leading stages without gradients: 0 none, 1 stem, 2 stem and res2, ...
+  bool stride_in_1x1 = true;  // stride of a bottleneck: in its first 1x1 (MSRA) or in its 3x3 (torchvision)
+
+  void check() const;
+  bool operator==(const BackboneConfig&) const = default;
+};
+
+/** The feature pyramid. */
+struct NeckConfig {
+  std::string name = "fpn";  // "fpn"
+  int64_t channels = 256;    // of every output level
+  int64_t min_level = 3;     // finest level: 3 is stride 8
+  int64_t max_level = 7;     // coarsest level; levels above 5 are derived from P5
+  std::string extra =
+      "conv";  // levels above 5: "conv" (3x3 stride 2 on P5; ReLU before P7) or "pool" (decimation)
+  std::string norm = "none";  // "none" or "bn"
+
+  void check() const;
+  bool operator==(const NeckConfig&) const = default;
+};
+
+/** The FCOS head (FCOS, TPAMI version). */
+struct HeadConfig {
+  int64_t share_convs = 0;             // convolutions before the two towers
+  int64_t cls_convs = 4;               // classification tower
+  int64_t box_convs = 4;               // box tower
+  std::string norm = "gn";             // "gn", "bn" (one per level) or "none"
+  bool scale = true;                   // a learnable factor per level on the box regression
+  std::string centerness_on = "box";   // tower that feeds the centerness: "box" or "cls"
+  std::string box_transform = "relu";  // "relu" or "exp"
+  bool stride_units = true;            // regression in units of the level's stride; false: in pixels
+  std::string quality =
+      "centerness";  // what the centerness branch is trained to predict: "centerness" or "iou"
+  std::string location_offset =
+      "half";                // location of cell i: "half" i*s + s/2, "none" i*(padded size / map size)
+  double prior_prob = 0.01;  // initial foreground probability
+
+  void check() const;
+  bool operator==(const HeadConfig&) const = default;
+};
+
+/** Assignment of ground truth to locations (FCOS section 3). */
+struct TargetConfig {
+  std::string rule = "fcos";  // "fcos" or "torchvision" (strict bounds, sizes 4..8 strides)
+  std::vector<int64_t> sizes_of_interest = {64, 128, 256, 512};  // px, bounds between levels
+  double center_radius = 1.5;                                    // in strides; 0: anywhere inside the box
+
+  void check() const;
+  bool operator==(const TargetConfig&) const = default;
+};
+
+/** Losses of FCOS. */
+struct LossConfig {
+  double focal_alpha = 0.25;
+  double focal_gamma = 2.0;
+  std::string box_loss = "giou";             // "giou", "iou" (-log IoU) or "linear_iou" (1 - IoU)
+  double iou_smoothing = 1.0;                // added to intersection and union of the IoU term
+  bool weight_by_centerness = true;          // box loss weighted by the centerness target
+  std::string cls_normalizer = "positives";  // "positives", "moving" (running mean) or "all" (every location)
+
+  void check() const;
+  bool operator==(const LossConfig&) const = default;
+};
+
+/** From head outputs to detections. */
+struct PostConfig {
+  double score_threshold = 0.05;       // on the value named by threshold_on
+  std::string threshold_on = "class";  // "class" p, "product" p*c, or "score"
+  std::string score = "sqrt";          // reported score: "sqrt" of p*c, or "product" p*c
+  std::string topk_over =
+      "pairs";  // candidates are "pairs" (location, class) or "locations" (best class ranks)
+  int64_t topk_per_level = 1000;
+  bool clip_before_nms = false;  // clip boxes to the network image before NMS
+  double nms_threshold = 0.6;    // IoU above which the lower score is dropped
+  bool nms_class_offset =
+      false;  // one NMS over class-shifted boxes, as the originals do; false: exact per class
+  int64_t max_detections = 100;
+  bool keep_ties = true;  // keep all detections that tie with the last one
+
+  void check() const;
+  bool operator==(const PostConfig&) const = default;
+};
+
+/** Everything that defines a model: same names, order and defaults in C++, Python, YAML and the model file.
+ */
+struct ModelConfig {
+  std::string family = "fcos";  // "fcos"
+  int64_t num_classes = 80;
+  std::vector<std::string> class_names;  // [num_classes], or empty when unknown
+  std::vector<int64_t> category_ids;     // dataset id of each label, [num_classes]; empty: the label itself
+  InputConfig input;
+  BackboneConfig backbone;
+  NeckConfig neck;
+  HeadConfig head;
+  TargetConfig targets;
+  LossConfig loss;
+  PostConfig post;
+
+  /** Throws ValueError naming the field and its value, e.g. "[ModelConfig] head.norm: 'ln' is not one of gn,
+   * bn, none". */
+  void check() const;
+  /** JSON object with every field, in declaration order. */
+  std::string to_json(int indent = -1) const;
+  /** Missing fields take defaults; unknown fields and wrong types throw ValueError naming the field. */
+  static ModelConfig from_json(const std::string& text);
+  bool operator==(const ModelConfig&) const = default;
+};
+
+}  // namespace instseg

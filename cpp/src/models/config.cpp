@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "instseg/config.h"
+
+#include <cmath>
+#include <initializer_list>
+#include <limits>
+#include <unordered_set>
+
+#include "instseg/error.h"
+#include "io/closest.h"
+#include "io/strict_json.h"
+#include "models/config_json.h"
+
+namespace instseg {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Where a struct sits: messages start with "[type] prefix.field: ".
+struct Place {
+  std::string type;
+  std::string prefix;
+
+  template <class... Parts>
+  void require(bool ok, const std::string& field, const Parts&... parts) const {
+    if (!ok) throw ValueError(join("[", type, "] ", prefix, field, ": ", parts...));
+  }
+
+  void one_of(const char* field, const std::string& value, const std::vector<std::string>& choices) const {
+    for (const std::string& choice : choices) {
+      if (value == choice) return;
+    }
+    require(false, field, "'", value, "' is not one of ", comma_list(choices));
+  }
+
+  void within(const std::string& field, int64_t value, int64_t low, int64_t high) const {
+    require(value >= low && value <= high, field, value, " is not within ", low, "..", high);
+  }
+
+  // NaN fails every comparison, so it is refused too.
+  void within(const std::string& field, double value, double low, double high) const {
+    require(value >= low && value <= high && std::isfinite(value), field, value, " is not within ", low, "..",
+            high);
+  }
+
+  void at_least(const std::string& field, double value, double low) const {
+    require(value >= low && std::isfinite(value), field, value, " is not a finite number >= ", low);
+  }
+};
+
+void check_fields(const InputConfig& c, const Place& at) {
+  at.one_of("channel_order", c.channel_order, {"bgr", "rgb"});
+  at.require(c.mean.size() == 3, "mean", "has ", c.mean.size(), " values, expected 3");
+  at.require(c.std.size() == 3, "std", "has ", c.std.size(), " values, expected 3");
+  for (size_t i = 0; i < 3; ++i) {
+    at.require(std::isfinite(c.mean[i]), join("mean[", i, "]"), c.mean[i], " is not a finite number");
+    at.require(c.std[i] > 0 && c.std[i] < kInfinity, join("std[", i, "]"), c.std[i],
+               " is not a positive number");
+  }
+  at.one_of("resize", c.resize, {"pillow", "opencv", "float"});
+  at.within("short_side", c.short_side, 1, 32768);
+  at.within("long_side", c.long_side, 1, 32768);
+  at.require(c.long_side >= c.short_side, "long_side", c.long_side, " is less than short_side ",
+             c.short_side);
+  at.within("size_divisor", c.size_divisor, 32, 4096);
+  at.require(c.size_divisor % 32 == 0, "size_divisor", c.size_divisor,
+             " is not a multiple of 32, the stride of the coarsest backbone stage");
+}
+
+void check_fields(const BackboneConfig& c, const Place& at) {
+  at.one_of("name", c.name,
+            {"resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0", "efficientnet_lite1",
+             "efficientnet_lite2"});
+  at.one_of("norm", c.norm, {"frozen_bn", "bn", "bn_eval"});
+  at.within("freeze", c.freeze, 0, c.name.starts_with("resnet") ? 5 : 8);
+}
+
+void check_fields(const NeckConfig& c, const Place& at) {
+  at.one_of("name", c.name, {"fpn"});
+  at.within("channels", c.channels, 1, 4096);
+  at.within("min_level", c.min_level, 3, 5);
+  at.within("max_level", c.max_level, 5, 7);
+  at.one_of("extra", c.extra, {"conv", "pool"});
+  at.one_of("norm", c.norm, {"none", "bn"});
+}
+
+void check_fields(const HeadConfig& c, const Place& at) {
+  at.within("share_convs", c.share_convs, 0, 32);
+  at.within("cls_convs", c.cls_convs, 0, 32);
+  at.within("box_convs", c.box_convs, 0, 32);
+  at.one_of("norm", c.norm, {"gn", "bn", "none"});
+  at.one_of("centerness_on", c.centerness_on, {"box", "cls"});
+  at.one_of("box_transform", c.box_transform, {"relu", "exp"});
+  at.one_of("quality", c.quality, {"centerness", "iou"});
+  at.one_of("location_offset", c.location_offset, {"half", "none"});
+  at.require(c.prior_prob > 0 && c.prior_prob < 1, "prior_prob", c.prior_prob, " is not between 0 and 1");
+}
+
+void check_fields(const TargetConfig& c, const Place& at) {
+  at.one_of("rule", c.rule, {"fcos", "torchvision"});
+  for (size_t i = 0; i < c.sizes_of_interest.size(); ++i) {
+    const int64_t previous = i == 0 ? 0 : c.sizes_of_interest[i - 1];
+    at.require(c.sizes_of_interest[i] > previous, join("sizes_of_interest[", i, "]"), c.sizes_of_interest[i],
+               " is not greater than ", previous);
+  }
+  at.at_least("center_radius", c.center_radius, 0);
+  at.require(c.rule != "torchvision" || c.center_radius > 0, "center_radius", c.center_radius,
+             " is not positive, as rule torchvision needs");
+}
+
+void check_fields(const LossConfig& c, const Place& at) {
+  at.within("focal_alpha", c.focal_alpha, 0.0, 1.0);
+  at.at_least("focal_gamma", c.focal_gamma, 0);
+  at.one_of("box_loss", c.box_loss, {"giou", "iou", "linear_iou"});
+  at.at_least("iou_smoothing", c.iou_smoothing, 0);
+  at.one_of("cls_normalizer", c.cls_normalizer, {"positives", "moving", "all"});
+}
+
+void check_fields(const PostConfig& c, const Place& at) {
+  at.within("score_threshold", c.score_threshold, 0.0, 1.0);
+  at.one_of("threshold_on", c.threshold_on, {"class", "product", "score"});
+  at.one_of("score", c.score, {"sqrt", "product"});
+  at.one_of("topk_over", c.topk_over, {"pairs", "locations"});
+  at.within("topk_per_level", c.topk_per_level, 1, 1'000'000);
+  at.within("nms_threshold", c.nms_threshold, 0.0, 1.0);
+  at.within("max_detections", c.max_detections, 1, 1'000'000);
+}
+
+void check_classes(const ModelConfig& c, const Place& at) {
+  const auto count = static_cast<size_t>(c.num_classes);
+  at.require(c.class_names.empty() || c.class_names.size() == count, "class_names", "has ",
+             c.class_names.size(), " names, num_classes is ", c.num_classes);
+  std::unordered_set<std::string> names;
+  for (const std::string& name : c.class_names) {
+    at.require(!name.empty(), "class_names", "contains an empty name");
+    // Published label maps fill the gaps of their numbering with this name.
+    at.require(name == "N/A" || names.insert(name).second, "class_names", "'", name, "' appears twice");
+  }
+  at.require(c.category_ids.empty() || c.category_ids.size() == count, "category_ids", "has ",
+             c.category_ids.size(), " ids, num_classes is ", c.num_classes);
+  std::unordered_set<int64_t> ids;
+  for (int64_t id : c.category_ids) at.require(ids.insert(id).second, "category_ids", id, " appears twice");
+}
+
+// Fields that must fit each other.
+void check_together(const ModelConfig& c, const Place& at) {
+  const auto levels = static_cast<size_t>(c.neck.max_level - c.neck.min_level + 1);
+  at.require(c.targets.rule != "fcos" || c.targets.sizes_of_interest.size() + 1 == levels,
+             "targets.sizes_of_interest", "has ", c.targets.sizes_of_interest.size(),
+             " bounds, but neck levels ", c.neck.min_level, "..", c.neck.max_level, " need ", levels - 1);
+  at.require(c.head.norm != "gn" || c.neck.channels % 32 == 0, "head.norm",
+             "'gn' has 32 groups, but neck.channels ", c.neck.channels, " is not a multiple of 32");
+}
+
+void check_fields(const ModelConfig& c, const Place& at) {
+  at.one_of("family", c.family, {"fcos"});
+  at.within("num_classes", c.num_classes, 1, 100'000);
+  check_classes(c, at);
+  visit_fields(c, [&](const char* name, const auto& value, const char*) {
+    if constexpr (ConfigStruct<std::remove_cvref_t<decltype(value)>>) {
+      check_fields(value, Place{at.type, join(at.prefix, name, ".")});
+    }
+  });
+  check_together(c, at);
+}
+
+template <ConfigStruct C>
+void check_alone(const C& config) {
+  check_fields(config, Place{ConfigTraits<C>::name, ""});
+}
+
+}  // namespace
+
+void InputConfig::check() const { check_alone(*this); }
+void BackboneConfig::check() const { check_alone(*this); }
+void NeckConfig::check() const { check_alone(*this); }
+void HeadConfig::check() const { check_alone(*this); }
+void TargetConfig::check() const { check_alone(*this); }
+void LossConfig::check() const { check_alone(*this); }
+void PostConfig::check() const { check_alone(*this); }
+void ModelConfig::check() const { check_alone(*this); }
+
+std::string ModelConfig::to_json(int indent) const {
+  return dump_json(config_to_json(*this), "[ModelConfig::to_json] ", indent);
+}
+
+ModelConfig ModelConfig::from_json(const std::string& text) {
+  ModelConfig config;
+  json_to_config(parse_json(text, "[ModelConfig::from_json] "), config, "ModelConfig");
+  return config;
+}
+
+void throw_json_type(const std::string& type, const std::string& path, const char* expected,
+                     const ConfigJson& got) {
+  std::string shown = got.dump(-1, ' ', true, ConfigJson::error_handler_t::replace);
+  if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
+  throw ValueError(
+      join("[", type, "] ", path, ": expected ", expected, ", got ", got.type_name(), " ", shown));
+}
+
+}  // namespace instseg

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "instseg/config.h"
+
+/**
+ * The only list of config fields, in declaration order. JSON, the Python constructors, repr, dictionaries and
+ * the reference page of the documentation are generated from it. A field added to config.h is added here.
+ */
+namespace instseg {
+
+/** One field of config struct C: its name, its member, and a line of documentation with unit and choices. */
+template <class C, class M>
+struct ConfigField {
+  const char* name;
+  M C::* member;
+  const char* doc;
+};
+
+template <class C, class M>
+ConfigField(const char*, M C::*, const char*) -> ConfigField<C, M>;
+
+/** Name, one-line description and fields of each config struct. */
+template <class C>
+struct ConfigTraits;
+
+template <class C>
+concept ConfigStruct = requires { ConfigTraits<std::remove_cv_t<C>>::name; };
+
+template <>
+struct ConfigTraits<InputConfig> {
+  static constexpr const char* name = "InputConfig";
+  static constexpr const char* doc = "How uint8 images become network input.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"channel_order", &InputConfig::channel_order,
+                  "order of the channels the network was trained with: bgr or rgb"},
+      ConfigField{"mean", &InputConfig::mean,
+                  "3 values in channel_order, 0..255, subtracted from the pixels"},
+      ConfigField{"std", &InputConfig::std, "3 values in channel_order, 0..255, divide the pixels"},
+      ConfigField{"resize", &InputConfig::resize,
+                  "kernel and rounding rule of resizing: pillow, opencv or float"},
+      ConfigField{"short_side", &InputConfig::short_side, "px, shorter image side at inference"},
+      ConfigField{"long_side", &InputConfig::long_side, "px, upper bound of the longer side at inference"},
+      ConfigField{"size_divisor", &InputConfig::size_divisor,
+                  "px, padded height and width are multiples of it (itself a multiple of 32)"},
+  };
+};
+
+template <>
+struct ConfigTraits<BackboneConfig> {
+  static constexpr const char* name = "BackboneConfig";
+  static constexpr const char* doc = "The bottom-up network.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"name", &BackboneConfig::name,
+                  "resnet18, resnet34, resnet50, resnet101, efficientnet_lite0, efficientnet_lite1 or "
+                  "efficientnet_lite2"},
+      ConfigField{"norm", &BackboneConfig::norm,
+                  "frozen_bn, bn, or bn_eval (fixed statistics, trained affine)"},
+      ConfigField{"freeze", &BackboneConfig::freeze,
+                  "leading stages without gradients: 0 none, 1 stem, 2 stem and next stage, ..."},
+      ConfigField{"stride_in_1x1", &BackboneConfig::stride_in_1x1,
+                  "stride of a bottleneck in its first 1x1 (MSRA) instead of its 3x3 (torchvision)"},
+  };
+};
+
+template <>
+struct ConfigTraits<NeckConfig> {
+  static constexpr const char* name = "NeckConfig";
+  static constexpr const char* doc = "The feature pyramid.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"name", &NeckConfig::name, "fpn"},
+      ConfigField{"channels", &NeckConfig::channels, "channels of every output level"},
+      ConfigField{"min_level", &NeckConfig::min_level, "finest level, log2 of its stride: 3 is stride 8"},
+      ConfigField{"max_level", &NeckConfig::max_level,
+                  "coarsest level, 5..7; levels above 5 are derived from P5"},
+      ConfigField{"extra", &NeckConfig::extra,
+                  "levels above 5: conv (3x3 stride 2; ReLU before P7) or pool (decimation)"},
+      ConfigField{"norm", &NeckConfig::norm, "none or bn"},
+  };
+};
+
+template <>
+struct ConfigTraits<HeadConfig> {
+  static constexpr const char* name = "HeadConfig";
+  static constexpr const char* doc = "The FCOS head, shared by all pyramid levels.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"share_convs", &HeadConfig::share_convs, "convolutions before the two towers"},
+      ConfigField{"cls_convs", &HeadConfig::cls_convs, "convolutions of the classification tower"},
+      ConfigField{"box_convs", &HeadConfig::box_convs, "convolutions of the box tower"},
+      ConfigField{"norm", &HeadConfig::norm, "gn (32 groups), bn (one per level) or none"},
+      ConfigField{"scale", &HeadConfig::scale, "a learnable factor per level on the box regression"},
+      ConfigField{"centerness_on", &HeadConfig::centerness_on, "tower that feeds the centerness: box or cls"},
+      ConfigField{"box_transform", &HeadConfig::box_transform, "makes distances positive: relu or exp"},
+      ConfigField{"stride_units", &HeadConfig::stride_units,
+                  "regression in units of the level's stride instead of pixels"},
+      ConfigField{"quality", &HeadConfig::quality,
+                  "what the centerness branch is trained to predict: centerness or iou"},
+      ConfigField{"location_offset", &HeadConfig::location_offset,
+                  "image position of cell i: half is i*s + s/2, none is i*(padded size / map size)"},
+      ConfigField{"prior_prob", &HeadConfig::prior_prob, "initial foreground probability, 0..1"},
+  };
+};
+
+template <>
+struct ConfigTraits<TargetConfig> {
+  static constexpr const char* name = "TargetConfig";
+  static constexpr const char* doc = "Assignment of ground truth to locations.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"rule", &TargetConfig::rule,
+                  "fcos, or torchvision (strict bounds, sizes of 4 to 8 strides)"},
+      ConfigField{"sizes_of_interest", &TargetConfig::sizes_of_interest,
+                  "px, increasing bounds between levels, one fewer than levels; used by rule fcos"},
+      ConfigField{"center_radius", &TargetConfig::center_radius,
+                  "strides around the box center that are positive; 0: anywhere inside the box"},
+  };
+};
+
+template <>
+struct ConfigTraits<LossConfig> {
+  static constexpr const char* name = "LossConfig";
+  static constexpr const char* doc = "Losses of FCOS.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"focal_alpha", &LossConfig::focal_alpha, "weight of positives in the focal loss, 0..1"},
+      ConfigField{"focal_gamma", &LossConfig::focal_gamma, "focusing exponent of the focal loss"},
+      ConfigField{"box_loss", &LossConfig::box_loss, "giou, iou (-log IoU) or linear_iou (1 - IoU)"},
+      ConfigField{"iou_smoothing", &LossConfig::iou_smoothing,
+                  "added to intersection and union of the IoU term, in squared regression units"},
+      ConfigField{"weight_by_centerness", &LossConfig::weight_by_centerness,
+                  "box loss weighted by the centerness target"},
+      ConfigField{"cls_normalizer", &LossConfig::cls_normalizer,
+                  "positives, moving (running mean of positives) or all (every location)"},
+  };
+};
+
+template <>
+struct ConfigTraits<PostConfig> {
+  static constexpr const char* name = "PostConfig";
+  static constexpr const char* doc = "From head outputs to detections.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"score_threshold", &PostConfig::score_threshold,
+                  "0..1, candidates have a value above it; threshold_on names the value"},
+      ConfigField{"threshold_on", &PostConfig::threshold_on,
+                  "class (probability p), product (p * centerness) or score (the reported score)"},
+      ConfigField{"score", &PostConfig::score, "reported score: sqrt of p * centerness, or product"},
+      ConfigField{"topk_over", &PostConfig::topk_over,
+                  "candidates are pairs (location, class), or locations (ranked by their best class)"},
+      ConfigField{"topk_per_level", &PostConfig::topk_per_level, "most candidates per level and image"},
+      ConfigField{"clip_before_nms", &PostConfig::clip_before_nms,
+                  "clip boxes to the network image before suppression"},
+      ConfigField{"nms_threshold", &PostConfig::nms_threshold,
+                  "IoU above which the lower score of a class is dropped"},
+      ConfigField{"nms_class_offset", &PostConfig::nms_class_offset,
+                  "one suppression over class-shifted boxes instead of one per class"},
+      ConfigField{"max_detections", &PostConfig::max_detections, "most detections per image"},
+      ConfigField{"keep_ties", &PostConfig::keep_ties, "keep all detections that tie with the last one"},
+  };
+};
+
+template <>
+struct ConfigTraits<ModelConfig> {
+  static constexpr const char* name = "ModelConfig";
+  static constexpr const char* doc = "Everything that defines a model.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"family", &ModelConfig::family, "fcos"},
+      ConfigField{"num_classes", &ModelConfig::num_classes, "number of foreground classes"},
+      ConfigField{"class_names", &ModelConfig::class_names, "one per class, or empty when unknown"},
+      ConfigField{"category_ids", &ModelConfig::category_ids,
+                  "dataset id of each class; empty: the label itself"},
+      ConfigField{"input", &ModelConfig::input, "how images become network input"},
+      ConfigField{"backbone", &ModelConfig::backbone, "the bottom-up network"},
+      ConfigField{"neck", &ModelConfig::neck, "the feature pyramid"},
+      ConfigField{"head", &ModelConfig::head, "the head"},
+      ConfigField{"targets", &ModelConfig::targets, "assignment of ground truth to locations"},
+      ConfigField{"loss", &ModelConfig::loss, "losses"},
+      ConfigField{"post", &ModelConfig::post, "from head outputs to detections"},
+  };
+};
+
+/** Calls visit(name, value, doc) for each field of `config`, in order; `value` is a reference to the member.
+ */
+template <ConfigStruct C, class Visitor>
+void visit_fields(C& config, Visitor&& visit) {
+  std::apply([&](const auto&... field) { (visit(field.name, config.*field.member, field.doc), ...); },
+             ConfigTraits<std::remove_cv_t<C>>::fields);
+}
+
+/** Names of the fields of C, in order. */
+template <ConfigStruct C>
+std::vector<std::string> field_names() {
+  return std::apply([](const auto&... field) { return std::vector<std::string>{field.name...}; },
+                    ConfigTraits<C>::fields);
+}
+
+}  // namespace instseg

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/packed_conv.h"
+
+#include <ATen/Context.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/relu.h>
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace instseg {
+namespace {
+
+using Scalars = c10::List<std::optional<at::Scalar>>;
+using OptionalTensor = std::optional<at::Tensor>;
+
+// oneDNN's fused convolutions are registered operators without a C++ header.
+const c10::OperatorHandle* find_op(const char* name, const char* overload) {
+  static std::map<std::pair<std::string, std::string>, std::optional<c10::OperatorHandle>> cache;
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  auto [it, is_new] = cache.try_emplace({name, overload});
+  if (is_new) it->second = c10::Dispatcher::singleton().findSchema({name, overload});
+  return it->second ? &*it->second : nullptr;
+}
+
+bool onednn_available() {
+  return at::globalContext().hasMKLDNN() && find_op("mkldnn::_convolution_pointwise", "") &&
+         find_op("mkldnn::_convolution_pointwise_", "binary") &&
+         find_op("mkldnn::_reorder_convolution_weight", "");
+}
+
+at::Tensor reorder_weight(const at::Tensor& weight, const ConvGeometry& g) {
+  using Fn = at::Tensor(const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
+                        at::OptionalIntArrayRef);
+  const int64_t padding[] = {g.padding, g.padding}, stride[] = {g.stride, g.stride}, dilation[] = {1, 1};
+  static const auto op = find_op("mkldnn::_reorder_convolution_weight", "")->typed<Fn>();
+  return op.call(weight, padding, stride, dilation, g.groups, std::nullopt);
+}
+
+std::string_view attribute(Activation activation) {
+  switch (activation) {
+    case Activation::relu:
+      return "relu";
+    case Activation::relu6:
+      return "hardtanh";
+    default:
+      return "none";
+  }
+}
+
+Scalars attribute_scalars(Activation activation) {
+  Scalars scalars;
+  if (activation == Activation::relu6) {
+    scalars.push_back(at::Scalar(0.0));
+    scalars.push_back(at::Scalar(6.0));
+  }
+  return scalars;
+}
+
+}  // namespace
+
+at::Tensor activate_(at::Tensor x, Activation activation) {
+  if (activation == Activation::relu) return x.relu_();
+  if (activation == Activation::relu6) return x.clamp_(0, 6);
+  return x;
+}
+
+PackedConv::PackedConv(const at::Tensor& weight, const at::Tensor& bias, const ConvGeometry& geometry,
+                       Activation activation, at::ScalarType dtype)
+    : bias_(bias.defined() ? bias.detach().to(dtype) : bias), geometry_(geometry), activation_(activation) {
+  onednn_ = weight.is_cpu() && onednn_available();
+  const auto cast = weight.detach().to(dtype);
+  weight_ =
+      onednn_ ? reorder_weight(cast.contiguous(), geometry) : cast.contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+at::Tensor PackedConv::operator()(const at::Tensor& x, const at::Tensor& residual) const {
+  const auto& g = geometry_;
+  const OptionalTensor bias = bias_.defined() ? OptionalTensor(bias_) : std::nullopt;
+  if (!onednn_) {
+    auto y = at::conv2d(x, weight_, bias, g.stride, g.padding, 1, g.groups);
+    if (residual.defined()) y.add_(residual);
+    return activate_(y, activation_);
+  }
+  const int64_t padding[] = {g.padding, g.padding}, stride[] = {g.stride, g.stride}, dilation[] = {1, 1};
+  if (!residual.defined()) {
+    using Fn = at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, at::IntArrayRef,
+                          at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view, Scalars,
+                          std::optional<c10::string_view>);
+    static const auto op = find_op("mkldnn::_convolution_pointwise", "")->typed<Fn>();
+    return op.call(x, weight_, bias, padding, stride, dilation, g.groups, attribute(activation_),
+                   attribute_scalars(activation_), "");
+  }
+  using Fn =
+      at::Tensor&(at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, at::IntArrayRef,
+                  at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view, std::optional<at::Scalar>,
+                  std::optional<c10::string_view>, Scalars, std::optional<c10::string_view>);
+  static const auto op = find_op("mkldnn::_convolution_pointwise_", "binary")->typed<Fn>();
+  at::Tensor sum = residual;
+  const bool relu = activation_ == Activation::relu;  // the only one that fuses after a sum
+  op.call(sum, x, weight_, bias, padding, stride, dilation, g.groups, "add", at::Scalar(1.0),
+          relu ? std::optional<c10::string_view>("relu") : std::nullopt, Scalars(),
+          relu ? std::optional<c10::string_view>("") : std::nullopt);
+  return relu ? sum : activate_(sum, activation_);
+}
+
+}  // namespace instseg

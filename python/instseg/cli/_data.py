@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``instseg data check``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from instseg.cli._common import check_file, check_folder, count, examples, progress_bar, to_json
+
+EXAMPLES = examples(
+    "instseg data check annotations/instances_train.json images/train/",
+    "instseg data check annotations/instances_train.json images/train/ --json",
+)
+
+app = typer.Typer(
+    help="Look after data sets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog=EXAMPLES,
+)
+
+
+@app.callback()
+def _data() -> None:
+    pass
+
+
+@app.command("check", epilog=EXAMPLES)
+def check(
+    annotations: Annotated[str, typer.Argument(metavar="JSON", help="COCO instances file.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Folder that holds the images.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
+) -> int:
+    """List every problem of a COCO data set; exit code 1 when there is any."""
+    from instseg.data import check_dataset
+
+    check_file(annotations, "annotation file")
+    check_folder(images, "image folder")
+    with progress_bar("images") as bar:
+        task = bar.add_task("", total=None)
+        problems = check_dataset(
+            annotations, images, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if as_json:
+        typer.echo(to_json([problem_row(problem) for problem in problems]))
+    else:
+        for problem in problems:
+            typer.echo(str(problem))
+        typer.echo(f"{annotations}: {count(len(problems), 'problem')}")
+    return 1 if problems else 0
+
+
+def problem_row(problem: Any) -> dict[str, Any]:
+    """A problem as a JSON object."""
+    from dataclasses import asdict
+
+    return asdict(problem)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``instseg models``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from instseg.cli._common import examples, to_json
+
+EXAMPLES = examples("instseg models", "instseg models --json")
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """List the presets with their published box AP and official weights."""
+    import instseg
+
+    rows = [preset_row(preset) for preset in instseg.presets()]
+    if as_json:
+        typer.echo(to_json(rows))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    typer.echo(f"{'preset':<{width}}  box AP  description")
+    for row in rows:
+        ap = "-" if row["box_ap"] is None else f"{row['box_ap']:.1f}"
+        typer.echo(f"{row['name']:<{width}}  {ap:>6}  {row['description']}")
+        if row["weights_url"] or row["weights_file"]:
+            where = " ".join(part for part in (row["weights_file"], row["weights_url"]) if part)
+            typer.echo(f"{'':<{width}}          weights: {where}")
+    typer.echo("\nbox AP: published, COCO val2017. Convert official weights with: instseg convert FILE OUT")
+
+
+def preset_row(preset: Any) -> dict[str, Any]:
+    """A preset as a JSON object; absent facts are null."""
+    return {
+        "name": preset.name,
+        "description": preset.description,
+        "box_ap": preset.box_ap if preset.box_ap > 0 else None,
+        "weights_file": preset.weights_file or None,
+        "weights_url": preset.weights_url or None,
+    }

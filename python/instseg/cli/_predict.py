@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``instseg predict``: writes the same document and pictures as the native ``instseg-infer``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instseg.cli._common import (
+    UsageError,
+    check_device,
+    check_file,
+    check_output_file,
+    count,
+    examples,
+    one_line,
+    print_error,
+    print_warning,
+    progress_bar,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    import instseg
+
+EXAMPLES = examples(
+    "instseg predict model.safetensors photo.jpg --output out/",
+    "instseg predict model.safetensors photos/ more/one.png --json detections.json --score 0.5",
+    "instseg predict model.safetensors photos/ --output out/ --device cuda --precision bf16",
+)
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+PIXEL_LIMIT = 178_956_970
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE|FOLDER", help="JPEG or PNG files, or folders of them.")
+    ],
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="DIR", help="Write every image with its detections.")
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all detections; - is standard output.")
+    ] = None,
+    score: Annotated[float, typer.Option("--score", help="Drop detections scored lower, 0 to 1.")] = 0.3,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16 (CUDA only).")] = "fp32",
+    pixel_limit: Annotated[
+        int, typer.Option("--pixel-limit", help="Refuse images with more pixels.")
+    ] = PIXEL_LIMIT,
+) -> int:
+    """Detect objects in images and folders of images."""
+    import instseg
+    from instseg.results import detections_document
+
+    if not 0.0 <= score <= 1.0:
+        raise UsageError(f"--score must be between 0 and 1, got {score}")
+    if pixel_limit < 1:
+        raise UsageError(f"--pixel-limit must be at least 1, got {pixel_limit}")
+    check_device(device, precision)
+    check_file(model, "model file")
+    files, errors = expand_inputs(images)
+    prepare_output(output, files)
+    check_output_file(json_file, "--json")
+    predictor = instseg.Predictor(model, device=device, precision=precision, score_threshold=score)
+    for warning in predictor.warnings:
+        print_warning(warning)
+
+    run = Run(predictor, output, score, pixel_limit, errors)
+    run.process(files, each=output is None and json_file is None)
+    if json_file is not None:
+        write_json(json_file, detections_document(Path(model).name, run.done, run.errors))
+    print(run.summary(len(files)), file=sys.stderr)
+    return 1 if run.errors else 0
+
+
+def expand_inputs(inputs: list[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Files named by ``inputs``: files as they are, folders as the images directly in them, sorted.
+
+    Returns:
+        The files, and a ``{"file", "error"}`` entry for every folder that gives none.
+    """
+    files: list[str] = []
+    errors: list[dict[str, str]] = []
+    for name in inputs:
+        if not Path(name).is_dir():
+            files.append(name)
+            continue
+        prefix = name if name.endswith("/") else name + "/"
+        found = [p.name for p in Path(name).iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir()]
+        files += [prefix + file for file in sorted(found, key=os.fsencode)]  # byte order, as instseg-infer
+        if not found:
+            errors.append({"file": name, "error": "no image files (.jpg, .jpeg, .png) in this folder"})
+    return files, errors
+
+
+def prepare_output(output: str | None, files: list[str]) -> None:
+    """Create the folder for pictures; ValueError when it holds inputs that would be replaced."""
+    if output is None:
+        return
+    Path(output).mkdir(parents=True, exist_ok=True)
+    folders = {Path(file).parent for file in files}
+    if any(folder.is_dir() and folder.samefile(output) for folder in folders):
+        raise ValueError(f"pictures in '{output}' would replace input images; choose another --output folder")
+
+
+class PictureNames:
+    """Names of output pictures: the input's name (.png unless it is a JPEG), numbered when shared."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._used: set[str] = set()
+
+    def next(self, file: str) -> str:
+        """Path of the picture for ``file``; never the same twice."""
+        path = Path(file)
+        kept = path.suffix if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        name, number = path.stem + kept, 2
+        while name in self._used:
+            name, number = f"{path.stem}_{number}{kept}", number + 1
+        self._used.add(name)
+        return str(self._folder / name)
+
+
+class Run:
+    """All that one call of the command accumulates."""
+
+    def __init__(
+        self,
+        predictor: instseg.Predictor,
+        output: str | None,
+        score: float,
+        pixel_limit: int,
+        errors: list[dict[str, str]],
+    ) -> None:
+        self._predictor = predictor
+        self._score = score
+        self._pixel_limit = pixel_limit
+        self._output = output
+        self._pictures = None if output is None else PictureNames(output)
+        self._started = time.perf_counter()
+        self.done: list[dict[str, Any]] = []
+        self.errors = errors
+        for entry in errors:
+            print_error(f"{entry['file']}: {entry['error']}")
+
+    def process(self, files: list[str], each: bool) -> None:
+        """Run all files with a progress bar; with ``each``, print every detection instead."""
+        with progress_bar("images", hidden=each) as bar:
+            for file in bar.track(files):
+                try:
+                    self.done.append(self._process_one(file))
+                except (ValueError, OSError) as error:
+                    text = one_line(str(error))
+                    self.errors.append({"file": file, "error": text})
+                    print_error(text if file in text else f"{file}: {text}")
+                    continue
+                if each:
+                    print(image_text(self.done[-1]), flush=True)
+
+    def _process_one(self, file: str) -> dict[str, Any]:
+        import instseg
+
+        image = instseg.read_image(file, pixel_limit=self._pixel_limit)
+        instances = self._predictor(image)
+        if self._pictures is not None:
+            instances.save_plot(self._pictures.next(file), image, score_threshold=self._score)
+        return instances.to_dict(file)
+
+    def summary(self, total: int) -> str:
+        """E.g. ``3 of 4 images done in 1.20 s, pictures in out, 1 input failed``."""
+        seconds = time.perf_counter() - self._started
+        text = f"{len(self.done)} of {count(total, 'image')} done in {seconds:.2f} s"
+        text += f", pictures in {self._output}" if self._output is not None else ""
+        return text + (f", {count(len(self.errors), 'input')} failed" if self.errors else "")
+
+
+def image_text(entry: dict[str, Any]) -> str:
+    """An entry of the document as lines for people."""
+    found = entry["detections"]
+    lines = [f"{entry['file']}  {entry['width']}x{entry['height']}  {count(len(found), 'detection')}"]
+    for d in found:
+        box = " ".join(f"{value:.1f}" for value in d["box"])
+        lines.append(f"  {d['class']}  {d['score']:.3f}  [{box}]")
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks through a dataset for everything that training or evaluation would have to skip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from instseg.data.records import ImageRecord, Problem, index_document, read_document
+
+
+def check_dataset(
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    decode: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Problem]:
+    """Everything that is wrong with a COCO JSON file and its images; raises nothing.
+
+    Args:
+        decode: read every image completely; otherwise only its existence is checked.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The problems of the JSON file, then those of the images; empty when the dataset is sound.
+    """
+    try:
+        index = index_document(read_document(annotations))
+    except (OSError, ValueError) as error:
+        return [Problem("unreadable_json", str(error))]
+    problems = list(index.problems)
+    for done, image in enumerate(index.images, 1):
+        problem = _check_image(Path(images) / image.file_name, image, decode)
+        if problem is not None:
+            problems.append(problem)
+        if progress is not None:
+            progress(done, len(index.images))
+    return problems
+
+
+def _check_image(path: Path, image: ImageRecord, decode: bool) -> Problem | None:
+    try:
+        if not path.is_file():
+            return Problem("image_missing", f"image file '{path}' does not exist", image.id)
+        if not decode:
+            return None
+        from instseg import read_image
+
+        height, width = read_image(str(path)).shape[:2]
+    except (OSError, ValueError) as error:  # ValueError also covers names with a NUL character
+        return Problem("image_unreadable", str(error), image.id)
+    if (width, height) != (image.width, image.height):
+        message = (
+            f"'{path}' is {width} x {height}, the annotations say {image.width} x {image.height} "
+            f"(sizes count after EXIF rotation)"
+        )
+        return Problem("image_size", message, image.id)
+    return None

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ model as a torch.nn.Module: a shell that registers the very tensors C++ computes with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from . import _C
+from .image import ImageLike
+from .results import Instances
+
+ReduceMean: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+TargetLike: TypeAlias = Mapping[str, Any]
+
+#: Rebuilt from the C++ model, hence in no copy or pickle.
+_SHELL = ("_core", "_nodes", "_parameters", "_buffers", "_modules")
+
+
+class _Shared(nn.Module):
+    """A module whose parameters and buffers are C++ tensors: they may change, but never be exchanged."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Shared:
+        # nn.Module's own _apply puts new buffers into the dictionary, which C++ would not see.
+        with torch.no_grad():
+            for tensor in [*self.parameters(recurse), *self.buffers(recurse)]:
+                grad = tensor.grad
+                tensor.data = _not_meta(fn(tensor))
+                if grad is not None:
+                    grad.data = fn(grad)
+        return self
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """nn.Module.load_state_dict; `assign=True` raises, because C++ would keep the old tensors."""
+        if assign or torch.__future__.get_swap_module_params_on_conversion():
+            raise ValueError(
+                "[Model.load_state_dict] assign=True and swap_module_params_on_conversion exchange parameter "
+                "objects, which the C++ model would not see; load without them"
+            )
+        return super().load_state_dict(state_dict, strict=strict)
+
+
+class _Node(_Shared):
+    """One dotted name of the C++ model. It holds tensors; the computation is in C++."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("[Model] parts of a model cannot be called; use Model.intermediates(images)")
+
+    def train(self, mode: bool = True) -> _Node:
+        if mode != self.training:
+            raise RuntimeError(
+                "[Model.train] a part cannot have its own mode; "
+                "use backbone.norm and backbone.freeze of the config"
+            )
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "[Model] parts of a model cannot be copied or pickled; copy the model or its state_dict()"
+        )
+
+
+class Model(_Shared):
+    """A trainable model, built from a ModelConfig, a dict of its fields, or the name of a preset.
+
+    Optimisers, state_dict, deepcopy, pickle, EMA, `.to()`, autocast, hooks on the model and
+    DistributedDataParallel work as with any torch.nn.Module. Not possible, and refused: exchanging
+    parameter objects (load_state_dict with assign=True, functional_call, parametrizations, pruning, FSDP),
+    calling a part of the model or giving it a mode of its own. Hooks on parts never run.
+    """
+
+    def __init__(self, config: _C.ModelConfig | Mapping[str, Any] | str) -> None:
+        super().__init__()
+        self._adopt(_C.make_model(_resolve(config)))
+        self.sync_normalizers()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Model:
+        """The model of a model file. OSError or ValueError name file and tensor; NaN warns."""
+        core, messages = _C.load_model(os.fspath(path))
+        for message in messages:
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return cls._wrap(core)
+
+    def save(self, path: str | os.PathLike[str], summary: Mapping[str, Any] | None = None) -> None:
+        """Writes a model file; `summary` is kept in it as JSON (what it was trained on, its accuracy)."""
+        self._check_tensors()
+        _C.save_model(os.fspath(path), self._core, json.dumps(dict(summary or {})))
+
+    @property
+    def config(self) -> _C.ModelConfig:
+        """A copy of the configuration; a model's configuration never changes."""
+        return self._core.config
+
+    @property
+    def core(self) -> _C.Model:
+        """The C++ model, after a check that its tensors are still the registered ones."""
+        self._check_tensors()
+        return self._core
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    # ---- Computation ----
+
+    def forward(
+        self, images: _C.ImageBatch | Sequence[ImageLike], targets: Sequence[TargetLike] | None = None
+    ) -> dict[str, torch.Tensor] | list[Instances]:
+        """Loss terms in training mode with `targets`, detections otherwise.
+
+        images: an ImageBatch, or RGB uint8 [H, W, 3] images that already have network size (they are only
+        normalised and padded). targets: per image {"boxes": [G, 4] float32 x1, y1, x2, y2, "labels": [G]
+        int64} in those pixels.
+        """
+        if self.training and targets is not None:
+            return self.losses(images, targets)
+        return self.detect(images)
+
+    def losses(
+        self, images: _C.ImageBatch | Sequence[ImageLike], targets: Sequence[TargetLike]
+    ) -> dict[str, torch.Tensor]:
+        """Loss terms by name, weighted float32 scalars whose sum is minimised; every parameter takes part."""
+        return self.core.losses(self.batch(images), [self._targets(target) for target in targets])
+
+    def detect(self, images: _C.ImageBatch | Sequence[ImageLike]) -> list[Instances]:
+        """Detections of each image, without gradients, in the batch's original coordinates."""
+        config = self.config
+        return [Instances.from_core(found, config) for found in self.core.detect(self.batch(images))]
+
+    def intermediates(self, images: _C.ImageBatch | Sequence[ImageLike]) -> dict[str, torch.Tensor]:
+        """Tensors on the way: "input", "res3", "p3", "logits.p3", "reg.p3" (network units), "ctr.p3", ..."""
+        return self.core.intermediates(self.batch(images))
+
+    def batch(self, images: _C.ImageBatch | Sequence[ImageLike]) -> _C.ImageBatch:
+        """What forward makes of its `images`, on the model's device."""
+        if not isinstance(images, _C.ImageBatch):
+            from .ops import make_batch
+
+            if not isinstance(images, (list, tuple)):
+                raise TypeError(
+                    f"[Model] images must be an ImageBatch or a list, got {type(images).__name__}"
+                )
+            images = make_batch(images, self.config.input)
+        return images.to(self.device)
+
+    def _targets(self, target: TargetLike) -> _C.Targets:
+        boxes = torch.as_tensor(target["boxes"], dtype=torch.float32, device=self.device)
+        labels = torch.as_tensor(target["labels"], dtype=torch.int64, device=self.device)
+        return _C.Targets(boxes.reshape(0, 4) if boxes.numel() == 0 else boxes, labels)
+
+    # ---- Distributed training ----
+
+    def set_reduce_mean(self, fn: ReduceMean | None) -> None:
+        """`fn` averages a scalar tensor over all workers, for the loss normalisers; None: no averaging."""
+        self._core.set_reduce_mean(fn)
+
+    def sync_normalizers(self) -> bool:
+        """Averages loss normalisers over the default process group if there is one; returns if so."""
+        import torch.distributed as dist
+
+        active = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.set_reduce_mean(_mean_over_workers if active else None)
+        return active
+
+    # ---- The shell ----
+
+    @classmethod
+    def _wrap(cls, core: _C.Model) -> Model:
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._adopt(core)
+        model.sync_normalizers()
+        return model
+
+    def _adopt(self, core: _C.Model) -> None:
+        """Registers the tensors of `core` under their dotted names."""
+        self._core = core
+        for name, tensor in core.named_parameters().items():
+            # nn.Parameter(tensor) would be another tensor: gradients would not arrive here.
+            tensor._is_param = True
+            owner, leaf = self._owner(name)
+            owner.register_parameter(leaf, tensor)  # type: ignore[arg-type]
+        for name, tensor in core.named_buffers().items():
+            owner, leaf = self._owner(name)
+            owner.register_buffer(leaf, tensor)
+        self._nodes = [
+            (name, node, dict(node._parameters), dict(node._buffers), dict(node._modules))
+            for name, node in self.named_modules()
+        ]
+        self.train(core.training)
+
+    def _owner(self, name: str) -> tuple[nn.Module, str]:
+        *path, leaf = name.split(".")
+        node: nn.Module = self
+        for part in path:
+            if part not in node._modules:
+                node.add_module(part, _Node())
+            child = node._modules[part]
+            assert child is not None
+            node = child
+        return node, leaf
+
+    def _check_tensors(self) -> None:
+        """Raises when a registered tensor is no longer the one C++ computes with."""
+        for name, node, *adopted in self._nodes:
+            for now, then in zip((node._parameters, node._buffers, node._modules), adopted, strict=True):
+                if len(now) == len(then) and all(now.get(key) is value for key, value in then.items()):
+                    continue
+                changed = sorted(key for key in {*now, *then} if now.get(key) is not then.get(key))
+                raise RuntimeError(
+                    f"[Model] {'.'.join(filter(None, (name, changed[0])))} was added, removed or replaced, "
+                    "which the C++ model does not see; change the values in place "
+                    "(functional_call, parametrizations, pruning and FSDP are not supported)"
+                )
+
+    def train(self, mode: bool = True) -> Model:
+        """Sets training (True) or evaluation mode, here and in C++."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"[Model.train] mode must be a bool, got {mode!r}")
+        for module in self.modules():
+            module.training = mode
+        self._core.train(mode)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_tensors()
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return {
+            "attributes": {key: value for key, value in self.__dict__.items() if key not in _SHELL},
+            "config": self.config.to_json(),
+            "tensors": {name: tensor.detach() for name, tensor in tensors.items()},
+            "frozen": [name for name, tensor in self.named_parameters() if not tensor.requires_grad],
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nn.Module.__init__(self)
+        with torch.random.fork_rng(devices=[]):  # a copy must not advance the generator
+            self._adopt(_C.make_model(_C.ModelConfig.from_json(state["config"])))
+        self.__dict__.update(state["attributes"])
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        for name, tensor in tensors.items():
+            tensor.data = state["tensors"][name]
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in state["frozen"])
+        self.train(self.training)
+        self.sync_normalizers()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        twin = self.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        # An optimiser copied along with the model must follow to the new parameters.
+        memo.update({id(old): new for old, new in zip(self.parameters(), twin.parameters(), strict=True)})
+        return twin
+
+
+def _resolve(config: _C.ModelConfig | Mapping[str, Any] | str) -> _C.ModelConfig:
+    if isinstance(config, str):
+        return _C.find_preset(config).config
+    if isinstance(config, Mapping):
+        return _C.ModelConfig.from_dict(dict(config))
+    if isinstance(config, _C.ModelConfig):
+        return config
+    raise TypeError(
+        f"[Model] config must be a ModelConfig, a dict or a preset's name, got {type(config).__name__}"
+    )
+
+
+def _not_meta(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:
+        raise ValueError("[Model.to] the C++ model cannot live on the meta device")
+    return tensor
+
+
+def _mean_over_workers(value: torch.Tensor) -> torch.Tensor:
+    import torch.distributed as dist
+
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library's operations on tensors, CPU and CUDA; docs/ops.md has formulas and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import _C
+from ._C import (
+    FcosCandidates,
+    FcosLevel,
+    FcosTargets,
+    ImageBatch,
+    InputConfig,
+    LocationGrid,
+    TargetLevel,
+    Targets,
+    box_iou,
+    box_loss,
+    centerness_of,
+    fcos_decode,
+    fcos_targets,
+    network_size,
+    nms,
+    sigmoid_focal_loss,
+)
+from .image import ImageLike, to_tensor
+
+__all__ = [
+    "FcosCandidates",
+    "FcosLevel",
+    "FcosTargets",
+    "LocationGrid",
+    "TargetLevel",
+    "Targets",
+    "box_iou",
+    "box_loss",
+    "centerness_of",
+    "fcos_decode",
+    "fcos_targets",
+    "locations",
+    "make_batch",
+    "network_size",
+    "nms",
+    "preprocess",
+    "resize_image",
+    "sigmoid_focal_loss",
+]
+
+
+def locations(grid: LocationGrid, device: str | torch.device = "cpu") -> torch.Tensor:
+    """x, y of every cell in the network image, [height*width, 2] float32, row-major."""
+    return _C.locations(grid, torch.device(device))
+
+
+def resize_image(image: ImageLike, size: tuple[int, int], kernel: str = "pillow") -> torch.Tensor:
+    """Resizes RGB uint8 [H, W, 3] to `size` (height, width).
+
+    "pillow" and "opencv" return uint8 as those libraries' bilinear resize does, "float" returns float32.
+    """
+    return _C.resize_image(to_tensor(image), size, kernel)
+
+
+def make_batch(
+    images: Sequence[ImageLike],
+    config: InputConfig,
+    original_sizes: Sequence[tuple[int, int]] | None = None,
+) -> ImageBatch:
+    """Normalises and pads RGB images [H, W, 3] (uint8, or float32 tensors in 0..255) at network size.
+
+    `original_sizes` (height, width) of each image are those the detections are returned in; default: its own.
+    """
+    pixels = [
+        image if isinstance(image, torch.Tensor) and image.is_floating_point() else to_tensor(image)
+        for image in images
+    ]
+    return _C.make_batch(pixels, config, list(original_sizes or []))
+
+
+def preprocess(images: Sequence[ImageLike], config: InputConfig) -> ImageBatch:
+    """Resizes by the shortest-edge rule of `config`, normalises and pads: all that precedes the network."""
+    return _C.preprocess([to_tensor(image) for image in images], config)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: the published schedules, inheritance, overrides, and errors that name the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from instseg import find_preset
+from instseg.data import CocoDataset
+from instseg.recipe import Recipe, bundled_recipes, load_recipe, parse_recipe
+
+MS = [640, 672, 704, 736, 768, 800]
+RT = list(range(256, 609, 32))
+# name: (iterations, milestones, short sides, long side, weights), from the published configurations
+PUBLISHED = {
+    "fcos_R_50_1x": (90000, [60000, 80000], [800], 1333, "R-50.pkl"),
+    "fcos_R_50_1x_iou": (90000, [60000, 80000], [800], 1333, "R-50.pkl"),
+    "fcos_MS_R_50_2x": (180000, [120000, 160000], MS, 1333, "R-50.pkl"),
+    "fcos_MS_R_50_2x_iou": (180000, [120000, 160000], MS, 1333, "R-50.pkl"),
+    "fcos_MS_R_101_2x": (180000, [120000, 160000], MS, 1333, "R-101.pkl"),
+    "fcos_MS_R_101_2x_iou": (180000, [120000, 160000], MS, 1333, "R-101.pkl"),
+    "fcos_RT_MS_R_50_4x_syncbn": (360000, [300000, 340000], RT, 900, "R-50.pkl"),
+    "fcos_RT_MS_R_50_4x_syncbn_bn_head": (360000, [300000, 340000], RT, 900, "R-50.pkl"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes(name):
+    recipe = load_recipe(name)
+    solver, data = recipe.solver, recipe.data
+    found = (solver.iterations, solver.milestones, data.short_sides, data.long_side, recipe.weights)
+    assert found == PUBLISHED[name]
+    assert (solver.base_lr, solver.batch_size, solver.gamma, solver.momentum) == (0.01, 16, 0.1, 0.9)
+    assert (solver.weight_decay, solver.weight_decay_norm, solver.bias_lr_factor) == (1e-4, 0.0, 1.0)
+    assert (solver.warmup_iterations, solver.warmup_factor, solver.clip_norm) == (1000, 0.001, None)
+    assert (data.short_side_sampling, data.flip, data.filter_empty) == ("choice", 0.5, True)
+    assert recipe.name == name
+    assert recipe.model_settings() == find_preset(name).config
+
+
+def test_every_bundled_recipe_loads():
+    names = bundled_recipes()
+    assert {*PUBLISHED, "nuclei_efficientnet_lite0"} <= set(names)
+    for name in names:
+        assert load_recipe(name).name == name
+
+
+def test_file_with_a_base_beside_it_and_a_bundled_one(tmp_path: Path):
+    (tmp_path / "parent.yaml").write_text(
+        "base: fcos_MS_R_50_2x\nsolver: {base_lr: 0.02}\nmodel: {input: {short_side: 600}}\n"
+    )
+    (tmp_path / "child.yaml").write_text(
+        "base: parent\nsolver: {batch_size: 4}\ndata: {short_sides: [500]}\n"
+    )
+    recipe = load_recipe(tmp_path / "child.yaml")
+    assert recipe.name == "child"
+    assert (recipe.solver.base_lr, recipe.solver.batch_size, recipe.solver.iterations) == (0.02, 4, 180000)
+    assert recipe.data.short_sides == [500]  # lists are replaced, not merged
+    config = recipe.model_settings()
+    assert (config.input.short_side, config.input.long_side) == (600, 1333)
+
+
+def test_overrides_have_yaml_values_and_dotted_keys():
+    recipe = load_recipe(
+        "fcos_R_50_1x",
+        [
+            "solver.base_lr=5e-3",
+            "solver.clip_norm=35",
+            "data.short_sides=[320, 640]",
+            "data.short_side_sampling=range",
+            "model.head.cls_convs=2",
+            "weights=none",
+            "data.train.annotations=a=b.json",
+        ],
+    )
+    assert (recipe.solver.base_lr, recipe.solver.clip_norm) == (0.005, 35.0)
+    assert (recipe.data.short_sides, recipe.data.short_side_sampling) == ([320, 640], "range")
+    assert (recipe.weights, recipe.data.train.annotations) == ("none", "a=b.json")
+    assert recipe.data.train.images == "datasets/coco/train2017"
+    assert recipe.model_settings().head.cls_convs == 2
+    assert (
+        load_recipe("fcos_R_50_1x", ["model=fcos_MS_R_101_2x"]).model_settings().backbone.name == "resnet101"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("solver.base_lrr=1", "unknown key 'solver.base_lrr'; did you mean 'solver.base_lr'?"),
+        ("base_lr=1", "did you mean 'solver.base_lr'?"),
+        ("schedule.iterations=1", "unknown key 'schedule'"),
+        ("model.head.nrom=gn", "unknown key 'model.head.nrom'; did you mean 'model.head.norm'?"),
+        ("model.head.norm=ln", "head.norm: 'ln' is not one of"),
+        ("model.head.cls_convs=many", "head.cls_convs must be an int"),
+        ("model.preset=fcos_R_50_2x", "fcos_R_50_1x"),
+        ("solver.batch_size=0", "solver.batch_size: Input should be greater than 0, got 0"),
+        ("solver.batch_size=2.5", "solver.batch_size"),
+        ("solver.base_lr=.inf", "solver.base_lr"),
+        ("solver.base_lr=fast", "solver.base_lr"),
+        ("solver=3", "solver"),
+        ("solver.milestones=[20, 10]", "solver.milestones: [20, 10] is not strictly ascending"),
+        ("data.short_sides=[]", "data.short_sides"),
+        ("data.short_side_sampling=range", "data: short_sides [800] must be [low, high]"),
+        ("data.long_side=700", "data: long_side 700 is less than the short side 800"),
+        ("data.flip=1.5", "data.flip"),
+        ("solver.base_lr", "is not of the form key=value"),
+        ("solver..base_lr=1", "is not of the form key=value"),
+        ("solver.milestones=[1", "is not YAML"),
+    ],
+)
+def test_errors_are_one_line_and_name_the_field(override, message):
+    with pytest.raises(ValueError) as caught:
+        load_recipe("fcos_R_50_1x", [override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_recipes_and_files(tmp_path: Path):
+    with pytest.raises(ValueError, match="did you mean fcos_R_50_1x"):
+        load_recipe("fcos_R50_1x")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml"):
+        load_recipe(tmp_path / "nothing.yaml")
+    (tmp_path / "child.yaml").write_text("base: nobody\n")
+    with pytest.raises(ValueError, match=r"no recipe 'nobody' \(base of .*child\.yaml"):
+        load_recipe(tmp_path / "child.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: [", "is not YAML"), ("- 1\n", "does not hold a mapping"), ("base: loop\n", "is its own base")],
+)
+def test_broken_files(tmp_path: Path, content: str, message: str):
+    (tmp_path / "loop.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_recipe(tmp_path / "loop.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_several_faults_are_all_named():
+    with pytest.raises(ValueError) as caught:
+        parse_recipe({"solver": {"batch_size": -1, "gamma": 0}})
+    assert "solver.batch_size" in str(caught.value) and "solver.gamma" in str(caught.value)
+
+
+def test_model_takes_the_classes_of_the_dataset(make_dataset):
+    config = Recipe(model={"preset": "fcos_R_50_1x"}).model_settings(CocoDataset(*make_dataset()))
+    assert config.num_classes == 2
+    assert config.class_names == ["square", "round"] and config.category_ids == [3, 7]
+
+
+def test_dumped_recipe_is_the_same_recipe():
+    recipe = load_recipe("nuclei_efficientnet_lite0")
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
