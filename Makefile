@@ -16,8 +16,8 @@ unexport PYTHONPATH
 ready := $(VENV)/.ready
 installed := build/wheel/.installed
 sources := CMakeLists.txt pyproject.toml $(wildcard LICENSE NOTICE README.md) \
-  $(shell find cmake cpp python tests/cpp third_party -type f -not -name '*.pyc')
-cxx_files = $(shell find cpp tests/cpp examples -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+  $(shell find cmake cpp python tests/cpp third_party -type f -not -path '*/.*' -not -path '*/__pycache__/*')
+cxx_files = $(shell find cpp tests/cpp examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/'

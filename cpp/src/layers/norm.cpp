@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "instseg/error.h"
+#include "ops/batch_norm.h"
 
 namespace instseg {
 
@@ -45,10 +46,12 @@ std::pair<at::Tensor, at::Tensor> Norm::affine() const {
 
 at::Tensor Norm::forward(const at::Tensor& x) {
   if (options_.kind == "gn") return at::group_norm(x, options_.groups, weight, bias, options_.eps);
-  const bool batch_statistics = options_.kind == "bn" && is_training();
-  if (batch_statistics) num_batches_tracked.add_(1);
-  return at::batch_norm(x, weight, bias, running_mean, running_var, batch_statistics, options_.momentum,
-                        options_.eps, true);
+  if (options_.kind == "bn" && is_training()) {
+    num_batches_tracked.add_(1);
+    return batch_norm_train(x, weight, bias, running_mean, running_var, options_.momentum, options_.eps);
+  }
+  return at::batch_norm(x, weight, bias, running_mean, running_var, false, options_.momentum, options_.eps,
+                        true);
 }
 
 }  // namespace instseg

