@@ -3,9 +3,11 @@
 
     python benchmarks/fcos_inference.py [--threads 2] [--repeats 10] [--json FILE]
 
-One run times the eager float32 twin (twins/fcos.py) and instseg in float32 and bfloat16, taking turns, on the same
-weights and pixels; checks that the detections are the same; and prints each stage beside the machine's own ceiling
-for these convolutions. Weights are the deterministic ones of the parity tests, so that there is something to detect.
+One run times the eager float32 twin (twins/fcos.py) and instseg in float32 and bfloat16, taking turns, on the
+same weights and pixels; checks that the detections are the same; and prints each stage beside the machine's own
+ceiling for these convolutions. Weights are the deterministic ones of the parity tests, so that there is something
+to detect. Being untrained, they score neighbouring boxes nearly alike, and rounding decides which one survives
+NMS; so bfloat16 is judged on the candidates before NMS, and the survivors' agreement is printed beside it.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def photo() -> np.ndarray:
 
 
 def agreement(ours: instseg.Instances, theirs: tuple[torch.Tensor, ...]) -> dict[str, float]:
-    """Share of `theirs` above 0.3 with a counterpart of the same label within 1 px and 0.02, and the worst errors."""
+    """Share of `theirs` above 0.3 with one of `ours` of the same label within 1 px and 0.02; worst errors."""
     boxes, scores, labels = theirs
     strong = scores > 0.3
     boxes, scores, labels = boxes[strong], scores[strong], labels[strong]
@@ -73,6 +75,17 @@ def agreement(ours: instseg.Instances, theirs: tuple[torch.Tensor, ...]) -> dict
         "max_box_error": float(box_error[matched].max()),
         "max_score_error": float(score_error[matched].max()),
     }
+
+
+def without_nms(model: instseg.Model) -> instseg.Model:
+    """The same weights, every candidate reported."""
+    config = model.config
+    post = config.post
+    post.nms_threshold, post.max_detections = 1.0, 100_000
+    config.post = post
+    copy = instseg.Model(config).eval()
+    copy.load_state_dict(model.state_dict())
+    return copy
 
 
 class Runner:
@@ -160,23 +173,28 @@ def main() -> int:
 
     theirs = runners["eager"]()
     same = agreement(runners["fp32"](), theirs)
-    rounded = agreement(runners["bf16"](), theirs)
+    survivors = agreement(runners["bf16"](), theirs)
+    rounded = agreement(instseg.Predictor(without_nms(model), precision="bf16")(image), theirs)
     ratios = {name: stages[name]["total"] / stages["eager"]["total"] for name in ("fp32", "bf16")}
     print(f"FCOS R-50, 800x1333, {giga_operations(shapes):.0f} GFLOP of convolutions, {timing.machine()}")
     print_table(stages, limits)
     print(f"fp32 against eager: {same}")
-    print(f"bf16 against eager: {rounded}")
+    print(f"bf16 against eager, candidates: {rounded}")
+    print(f"bf16 against eager, after NMS: {survivors}")
     passed = {
         f"fp32 ratio {ratios['fp32']:.3f} <= {MAX_FP32_RATIO}": ratios["fp32"] <= MAX_FP32_RATIO,
         f"bf16 ratio {ratios['bf16']:.3f} <= {MAX_BF16_RATIO}": ratios["bf16"] <= MAX_BF16_RATIO,
         "fp32 detections equal": same["share"] == 1 and same["max_box_error"] <= 0.05,
-        f"bf16 detections close: {rounded['share']:.3f} >= 0.95": rounded["share"] >= 0.95,
+        f"bf16 candidates close: {rounded['share']:.3f} >= 0.95": rounded["share"] >= 0.95,
     }
     for claim, holds in passed.items():
         print("PASS" if holds else "FAIL", claim)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak resident memory of this process (all three contestants): {peak:.0f} MiB")
-    timing.save(args.json, {"stages": stages, "ceiling": limits, "fp32": same, "bf16": rounded})
+    timing.save(
+        args.json,
+        {"stages": stages, "ceiling": limits, "fp32": same, "bf16": rounded, "bf16_after_nms": survivors},
+    )
     return 0 if all(passed.values()) else 1
 
 

@@ -14,6 +14,8 @@ namespace instseg {
 namespace {
 
 constexpr double kInitStd = 0.01;
+// Lowered predictors: bfloat16 logits would tie neighbouring locations and move boxes by up to a pixel.
+constexpr at::ScalarType kPredictorType = at::kFloat;
 
 /** Anonymous parent of the per-level factors, named scales.0, scales.1, ... */
 class Scales : public torch::nn::Module {
@@ -73,6 +75,10 @@ FcosHead::FcosHead(const HeadConfig& config, int64_t channels, int64_t num_class
   cls_logits_->bias.fill_(-std::log((1.0 - config.prior_prob) / config.prior_prob));
 }
 
+at::Tensor FcosHead::predictor_input(const at::Tensor& tower) const {
+  return lowered_ ? tower.to(kPredictorType) : tower;
+}
+
 at::Tensor FcosHead::regression(const at::Tensor& raw, int64_t level) const {
   auto reg = scales_.empty() ? raw : raw * scales_[level].to(raw.dtype());
   return config_.box_transform == "exp" ? reg.exp() : reg.relu();
@@ -82,14 +88,15 @@ HeadOutput FcosHead::forward_level(const at::Tensor& feature, int64_t level) {
   const auto shared = share_tower_->forward(feature, level);
   const auto cls = cls_tower_->forward(shared, level);
   const auto box = box_tower_->forward(shared, level);
-  HeadOutput out{.logits = cls_logits_->forward(cls), .reg = {}, .centerness = {}, .box_tower = box};
+  const auto cls_input = predictor_input(cls), box_input = predictor_input(box);
+  HeadOutput out{.logits = cls_logits_->forward(cls_input), .reg = {}, .centerness = {}, .box_tower = box};
   if (packed_predictors_.defined()) {
-    const auto both = packed_predictors_(box);
+    const auto both = packed_predictors_(box_input);
     out.reg = regression(both.narrow(1, 0, 4), level);
     out.centerness = both.narrow(1, 4, 1);
   } else {
-    out.reg = regression(box_pred_->forward(box), level);
-    out.centerness = centerness_->forward(config_.centerness_on == "box" ? box : cls);
+    out.reg = regression(box_pred_->forward(box_input), level);
+    out.centerness = centerness_->forward(config_.centerness_on == "box" ? box_input : cls_input);
   }
   return out;
 }
@@ -106,9 +113,11 @@ void FcosHead::lower(at::ScalarType dtype) {
   if (config_.centerness_on == "box") {
     packed_predictors_ = PackedConv(at::cat({box_pred_->weight, centerness_->weight}),
                                     at::cat({box_pred_->bias, centerness_->bias}), ConvGeometry{1, 1, 1},
-                                    Activation::none, dtype);
+                                    Activation::none, kPredictorType);
   }
-  lower_units(*this, dtype);
+  for (const auto& predictor : {cls_logits_, box_pred_, centerness_}) predictor->lower(kPredictorType);
+  for (const auto& tower : {share_tower_, cls_tower_, box_tower_}) lower_units(*tower, dtype);
+  lowered_ = true;
 }
 
 }  // namespace instseg

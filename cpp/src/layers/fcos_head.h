@@ -41,10 +41,12 @@ class FcosHead : public torch::nn::Module {
   /** One output per level, in order. */
   std::vector<HeadOutput> forward(const std::vector<at::Tensor>& features);
 
-  /** Lowers every unit; the predictors of the box tower become one convolution. */
+  /** Lowers the towers to `dtype` and the predictors to float32; those of the box tower become one
+   * convolution. */
   void lower(at::ScalarType dtype);
 
  private:
+  at::Tensor predictor_input(const at::Tensor& tower) const;
   at::Tensor regression(const at::Tensor& raw, int64_t level) const;
   HeadOutput forward_level(const at::Tensor& feature, int64_t level);
 
@@ -53,6 +55,7 @@ class FcosHead : public torch::nn::Module {
   std::shared_ptr<ConvUnit> cls_logits_, box_pred_, centerness_;
   std::vector<at::Tensor> scales_;  // [1] per level, or empty
   PackedConv packed_predictors_;    // box_pred and centerness side by side
+  bool lowered_ = false;
 };
 
 }  // namespace instseg

@@ -17,6 +17,8 @@
 namespace instseg {
 namespace {
 
+constexpr size_t kMaxPackings = 2;  // of a 1x1 weight: landscape and portrait
+
 using Scalars = c10::List<std::optional<at::Scalar>>;
 using OptionalTensor = std::optional<at::Tensor>;
 
@@ -36,12 +38,12 @@ bool onednn_available() {
          find_op("mkldnn::_reorder_convolution_weight", "");
 }
 
-at::Tensor reorder_weight(const at::Tensor& weight, const ConvGeometry& g) {
+at::Tensor reorder_weight(const at::Tensor& weight, const ConvGeometry& g, at::IntArrayRef input_size) {
   using Fn = at::Tensor(const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
                         at::OptionalIntArrayRef);
   const int64_t padding[] = {g.padding, g.padding}, stride[] = {g.stride, g.stride}, dilation[] = {1, 1};
   static const auto op = find_op("mkldnn::_reorder_convolution_weight", "")->typed<Fn>();
-  return op.call(weight, padding, stride, dilation, g.groups, std::nullopt);
+  return op.call(weight, padding, stride, dilation, g.groups, input_size);
 }
 
 std::string_view attribute(Activation activation) {
@@ -76,16 +78,31 @@ PackedConv::PackedConv(const at::Tensor& weight, const at::Tensor& bias, const C
                        Activation activation, at::ScalarType dtype)
     : bias_(bias.defined() ? bias.detach().to(dtype) : bias), geometry_(geometry), activation_(activation) {
   onednn_ = weight.is_cpu() && onednn_available();
-  const auto cast = weight.detach().to(dtype);
-  weight_ =
-      onednn_ ? reorder_weight(cast.contiguous(), geometry) : cast.contiguous(at::MemoryFormat::ChannelsLast);
+  kernel_ = weight.size(2);
+  const auto format = onednn_ ? at::MemoryFormat::Contiguous : at::MemoryFormat::ChannelsLast;
+  plain_ = weight.detach().to(dtype).contiguous(format).clone();
+}
+
+at::Tensor PackedConv::weight_for(const at::Tensor& x) const {
+  const std::array<int64_t, 3> shape = {x.size(0), x.size(2), x.size(3)};
+  for (const auto& packed : packed_) {
+    if (packed.shape == shape) return packed.weight;
+  }
+  // oneDNN chooses the layout of 1x1 weights by the input's size and reorders a wrong one in every call,
+  // which can take longer than the convolution; other kernels have one layout.
+  const bool depends_on_size = kernel_ == 1;
+  if (!depends_on_size && !packed_.empty()) return packed_.front().weight;
+  if (packed_.size() == kMaxPackings) packed_.erase(packed_.begin());
+  packed_.push_back({shape, reorder_weight(plain_, geometry_, x.sizes())});
+  if (!depends_on_size) plain_.reset();
+  return packed_.back().weight;
 }
 
 at::Tensor PackedConv::operator()(const at::Tensor& x, const at::Tensor& residual) const {
   const auto& g = geometry_;
   const OptionalTensor bias = bias_.defined() ? OptionalTensor(bias_) : std::nullopt;
   if (!onednn_) {
-    auto y = at::conv2d(x, weight_, bias, g.stride, g.padding, 1, g.groups);
+    auto y = at::conv2d(x, plain_, bias, g.stride, g.padding, 1, g.groups);
     if (residual.defined()) y.add_(residual);
     return activate_(y, activation_);
   }
@@ -95,7 +112,7 @@ at::Tensor PackedConv::operator()(const at::Tensor& x, const at::Tensor& residua
                           at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view, Scalars,
                           std::optional<c10::string_view>);
     static const auto op = find_op("mkldnn::_convolution_pointwise", "")->typed<Fn>();
-    return op.call(x, weight_, bias, padding, stride, dilation, g.groups, attribute(activation_),
+    return op.call(x, weight_for(x), bias, padding, stride, dilation, g.groups, attribute(activation_),
                    attribute_scalars(activation_), "");
   }
   using Fn =
@@ -105,7 +122,7 @@ at::Tensor PackedConv::operator()(const at::Tensor& x, const at::Tensor& residua
   static const auto op = find_op("mkldnn::_convolution_pointwise_", "binary")->typed<Fn>();
   at::Tensor sum = residual;
   const bool relu = activation_ == Activation::relu;  // the only one that fuses after a sum
-  op.call(sum, x, weight_, bias, padding, stride, dilation, g.groups, "add", at::Scalar(1.0),
+  op.call(sum, x, weight_for(x), bias, padding, stride, dilation, g.groups, "add", at::Scalar(1.0),
           relu ? std::optional<c10::string_view>("relu") : std::nullopt, Scalars(),
           relu ? std::optional<c10::string_view>("") : std::nullopt);
   return relu ? sum : activate_(sum, activation_);

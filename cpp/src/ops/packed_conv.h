@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
+#include <vector>
 
 namespace instseg {
 
@@ -21,9 +23,9 @@ struct ConvGeometry {
 };
 
 /**
- * An inference-only convolution whose weight was reordered once for its dtype, with bias, residual sum and
- * activation fused where the backend can: y = activation(conv(x) + bias + residual). Channels-last in,
- * channels-last out. CPU: oneDNN; elsewhere the framework's convolution.
+ * An inference-only convolution whose weight is reordered once for its dtype and input, with bias, residual
+ * sum and activation fused where the backend can: y = activation(conv(x) + bias + residual). Channels-last
+ * in, channels-last out. CPU: oneDNN; elsewhere the framework's convolution.
  */
 class PackedConv {
  public:
@@ -32,14 +34,25 @@ class PackedConv {
   PackedConv(const at::Tensor& weight, const at::Tensor& bias, const ConvGeometry& geometry,
              Activation activation, at::ScalarType dtype);
 
-  bool defined() const { return weight_.defined(); }
+  bool defined() const { return plain_.defined() || !packed_.empty(); }
   /** x [N, I, H, W] of the packed dtype. A defined `residual` of the output's shape is consumed
    * (overwritten). */
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& residual = {}) const;
 
  private:
-  at::Tensor weight_, bias_;
+  /** A weight reordered for one input shape. */
+  struct Packed {
+    std::array<int64_t, 3> shape;  // N, H, W of the input
+    at::Tensor weight;
+  };
+
+  at::Tensor weight_for(const at::Tensor& x) const;
+
+  at::Tensor bias_;
+  mutable at::Tensor plain_;            // released once no other packing can be needed
+  mutable std::vector<Packed> packed_;  // oldest first
   ConvGeometry geometry_;
+  int64_t kernel_ = 1;
   Activation activation_ = Activation::none;
   bool onednn_ = false;
 };
