@@ -41,7 +41,7 @@ def giga_operations(shapes: Counter[Shape]) -> float:
 
 @torch.no_grad()
 def ceiling(shapes: Counter[Shape], dtype: torch.dtype, repeats: int = 5) -> float:
-    """Milliseconds: every shape's best time with pre-packed oneDNN weights, channels-last, warm output memory."""
+    """Milliseconds: every shape's best time with pre-packed oneDNN weights, channels-last."""
     total = 0.0
     for (i, o, k, s, h, w), count in shapes.items():
         geometry = ([k // 2] * 2, [s] * 2, [1] * 2, 1)

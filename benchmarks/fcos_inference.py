@@ -3,11 +3,12 @@
 
     python benchmarks/fcos_inference.py [--threads 2] [--repeats 10] [--json FILE]
 
-One run times the eager float32 twin (twins/fcos.py) and instseg in float32 and bfloat16, taking turns, on the
-same weights and pixels; checks that the detections are the same; and prints each stage beside the machine's own
-ceiling for these convolutions. Weights are the deterministic ones of the parity tests, so that there is something
-to detect. Being untrained, they score neighbouring boxes nearly alike, and rounding decides which one survives
-NMS; so bfloat16 is judged on the candidates before NMS, and the survivors' agreement is printed beside it.
+One run times the eager float32 twin (twins/fcos.py) and instseg in float32 and bfloat16, taking turns, on
+the same weights and pixels; checks that the detections are the same; and prints each stage beside the
+machine's own ceiling for these convolutions. Weights are the deterministic ones of the parity tests: there is
+something to detect. Being untrained, they score neighbouring boxes nearly alike, and rounding decides which
+one survives NMS; so bfloat16 is judged on the candidates before NMS, and the survivors' agreement is printed
+beside it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def build_model() -> instseg.Model:
     sys.path.insert(0, str(PARITY))
     import detweights
 
-    from instseg.convert import official_name_map
+    from instseg.importers import official_name_map
 
     model = instseg.Model("fcos_R_50_1x").eval()
     state = model.state_dict()

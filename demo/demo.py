@@ -32,7 +32,7 @@ from instseg.training import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = "nuclei_efficientnet_lite0"
-SCORE = 0.3  # detections below are neither listed nor drawn
+SCORE = 0.5  # detections below are neither listed nor drawn
 BOX_TOLERANCE = 0.01  # px
 SCORE_TOLERANCE = 1e-5
 

@@ -122,6 +122,7 @@ void bind_predictor(py::module_& m) {
            ReleaseGil())
       .def("__call__", py::overload_cast<const Images&>(&Predictor::operator()), py::arg("images"),
            ReleaseGil())
+      .def("detect", &Predictor::detect, py::arg("batch"), ReleaseGil())
       .def_property_readonly("config", [](const Predictor& self) { return ModelConfig(self.config()); })
       .def_property_readonly("warnings", &Predictor::warnings)
       .def_property_readonly("last_times", [](const Predictor& self) {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-_SUBMODULES = ("cli", "convert", "data", "evaluation", "ops", "recipe", "training")
+_SUBMODULES = ("cli", "data", "evaluation", "importers", "ops", "recipe", "training")
 
 
 def _built_for() -> str | None:
@@ -44,6 +44,7 @@ try:
 except ImportError as error:
     raise _unusable(_built, f"the C++ extension does not load: {error}") from error
 
+from ._api import convert, create, load  # noqa: E402
 from ._C import (  # noqa: E402
     BackboneConfig,
     HeadConfig,
@@ -83,7 +84,10 @@ __all__ = [
     "TargetConfig",
     "build_info",
     "cmake_prefix_path",
+    "convert",
+    "create",
     "find_preset",
+    "load",
     "presets",
     "read_image",
     "write_image",

@@ -8,7 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import torch
 from torch import nn
@@ -17,11 +17,15 @@ from . import _C
 from .image import ImageLike
 from .results import Instances
 
+if TYPE_CHECKING:
+    from .importers import Report
+    from .predictor import NetworkSize, Predictor
+
 ReduceMean: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 TargetLike: TypeAlias = Mapping[str, Any]
 
 #: Rebuilt from the C++ model, hence in no copy or pickle.
-_SHELL = ("_core", "_nodes", "_parameters", "_buffers", "_modules")
+_SHELL = ("_core", "_nodes", "_lowered", "_parameters", "_buffers", "_modules")
 
 
 class _Shared(nn.Module):
@@ -78,6 +82,11 @@ class Model(_Shared):
     calling a part of the model or giving it a mode of its own. Hooks on parts never run.
     """
 
+    #: What an import matched (instseg.convert); None for other models.
+    report: Report | None = None
+    #: State of the weights and the predictor made of them.
+    _lowered: tuple[object, Predictor] | None = None
+
     def __init__(self, config: _C.ModelConfig | Mapping[str, Any] | str) -> None:
         super().__init__()
         self._adopt(_C.make_model(_resolve(config)))
@@ -112,6 +121,89 @@ class Model(_Shared):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    # ---- Inference on images of any size ----
+
+    @overload
+    def predict(
+        self,
+        images: list[ImageLike] | tuple[ImageLike, ...],
+        score_threshold: float | None = ...,
+        size: NetworkSize = ...,
+        output_size: tuple[int, int] | None = ...,
+        batch_size: int = ...,
+        *,
+        precision: str = ...,
+    ) -> list[Instances]: ...
+    @overload
+    def predict(
+        self,
+        images: ImageLike,
+        score_threshold: float | None = ...,
+        size: NetworkSize = ...,
+        output_size: tuple[int, int] | None = ...,
+        batch_size: int = ...,
+        *,
+        precision: str = ...,
+    ) -> Instances: ...
+
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        score_threshold: float | None = None,
+        size: NetworkSize = "model",
+        output_size: tuple[int, int] | None = None,
+        batch_size: int = 1,
+        *,
+        precision: str = "fp32",
+    ) -> Instances | list[Instances]:
+        """Detections of one image, or of each of a list, with the current weights in inference form.
+
+        images: a path, an RGB uint8 [H, W, 3] array or tensor, a PIL image, or a list of them.
+        score_threshold: drops detections below it; those below the model's own are never there.
+        size: (short, long) limits of the image's sides in the network, in pixels; "model": the model's own;
+        None: the pixels as they are, only normalised and padded (float32 tensors in 0..255 are then images,
+        too).
+        output_size: (height, width) whose coordinates the boxes are in, for every image; default: of each.
+        batch_size: images per forward pass. precision: "fp32", "bf16", or "fp16" on a GPU.
+        Raises OSError for an image that cannot be read; TypeError or ValueError, in one line, for bad values.
+
+        Norms always use their stored statistics; mode and gradients of the model are left alone. The
+        inference form (a packed copy of the weights) is kept until weights change; refresh() and train() or
+        eval() drop it. A change that torch does not count, a write through `.data` or numpy, needs one of
+        these.
+        """
+        from .predictor import check_call
+
+        check_call(score_threshold, size, output_size, batch_size)
+        return self._predictor(precision)(
+            images,  # type: ignore[arg-type]
+            score_threshold=score_threshold,
+            size=size,
+            output_size=output_size,
+            batch_size=batch_size,
+        )
+
+    def refresh(self) -> None:
+        """Drops the inference form of the weights; the next predict() makes a new one."""
+        self._lowered = None
+
+    def _predictor(self, precision: str) -> Predictor:
+        """The predictor of the current weights; a new one only when they have changed."""
+        from .predictor import Predictor
+
+        tensors = [*self.parameters(), *self.buffers()]
+        # Tensors made in inference mode count no versions; they get a predictor for each call.
+        counted = not any(tensor.is_inference() for tensor in tensors)
+        state = precision, self.device, [(t.data_ptr(), t._version) for t in tensors if counted]
+        kept = self._lowered
+        if kept is not None and counted and kept[0] == state:
+            return kept[1]
+        self._check_dtype()
+        kept = self._lowered = None  # the old copy of the weights goes before the new one comes
+        predictor = Predictor(self, device=self.device, precision=precision)
+        self._lowered = state, predictor
+        return predictor
+
     # ---- Computation ----
 
     def forward(
@@ -131,7 +223,9 @@ class Model(_Shared):
         self, images: _C.ImageBatch | Sequence[ImageLike], targets: Sequence[TargetLike]
     ) -> dict[str, torch.Tensor]:
         """Loss terms by name, weighted float32 scalars whose sum is minimised; every parameter takes part."""
-        return self.core.losses(self.batch(images), [self._targets(target) for target in targets])
+        self._lowered = None  # batch statistics change, and training needs the memory
+        batch = self.batch(images)
+        return self.core.losses(batch, [self._targets(target) for target in targets])
 
     def detect(self, images: _C.ImageBatch | Sequence[ImageLike]) -> list[Instances]:
         """Detections of each image, without gradients, in the batch's original coordinates."""
@@ -144,6 +238,7 @@ class Model(_Shared):
 
     def batch(self, images: _C.ImageBatch | Sequence[ImageLike]) -> _C.ImageBatch:
         """What forward makes of its `images`, on the model's device."""
+        self._check_dtype()
         if not isinstance(images, _C.ImageBatch):
             from .ops import make_batch
 
@@ -153,6 +248,14 @@ class Model(_Shared):
                 )
             images = make_batch(images, self.config.input)
         return images.to(self.device)
+
+    def _check_dtype(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dtype != torch.float32:
+                raise ValueError(
+                    f"[Model] computes with float32 parameters, but {name} is {parameter.dtype}; call "
+                    "model.float() (autocast and precision= of predict compute in bfloat16 or float16)"
+                )
 
     def _targets(self, target: TargetLike) -> _C.Targets:
         boxes = torch.as_tensor(target["boxes"], dtype=torch.float32, device=self.device)
@@ -231,6 +334,7 @@ class Model(_Shared):
         for module in self.modules():
             module.training = mode
         self._core.train(mode)
+        self._lowered = None
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@
 
 #include "instseg/config.h"
 #include "instseg/instances.h"
+#include "instseg/preprocess.h"
 
 namespace instseg {
 
@@ -45,6 +46,9 @@ class Predictor {
   /** Detections on several images in one forward pass; images of different sizes are padded to a common one.
    */
   std::vector<Instances> operator()(const std::vector<at::Tensor>& images);
+  /** Detections on a batch made by preprocess() or make_batch(), on any device; the network part of the
+   * above. */
+  std::vector<Instances> detect(const ImageBatch& batch);
 
   const ModelConfig& config() const;
   const std::vector<std::string>& warnings() const;

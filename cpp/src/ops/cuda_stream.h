@@ -7,7 +7,8 @@
 
 namespace instseg {
 
-/** The current CUDA stream of a tensor's device, as the launchers in kernels/ take it; needs no CUDA header. */
+/** The current CUDA stream of a tensor's device, as the launchers in kernels/ take it; needs no CUDA header.
+ */
 inline void* current_stream(const at::Tensor& tensor) {
   const c10::impl::VirtualGuardImpl guard(tensor.device().type());
   return guard.getStream(tensor.device()).native_handle();

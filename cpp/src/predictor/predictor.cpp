@@ -70,6 +70,24 @@ struct Predictor::Impl {
     model = lowered_model(with_options(config, options), tensors, options);
   }
 
+  /** The batch of `make_batch`, whose time counts as preprocessing, through the network. */
+  template <class MakeBatch>
+  std::vector<Instances> detect(const MakeBatch& make_batch) {
+    const c10::AutoGradMode no_grad(false);
+    const auto start = std::chrono::steady_clock::now();
+    ImageBatch batch = make_batch();
+    batch.pixels = batch.pixels.to(device_of(options.device));
+    times.preprocess =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    auto results = model->detect(batch);
+    times.network = model->last_times().network;
+    times.postprocess = model->last_times().postprocess;
+    for (auto& result : results) {
+      result = (options.score_threshold > 0 ? result.above(options.score_threshold) : result).to(at::kCPU);
+    }
+    return results;
+  }
+
   PredictorOptions options;
   std::shared_ptr<Model> model;
   std::vector<std::string> warnings;
@@ -96,22 +114,20 @@ Instances Predictor::operator()(const at::Tensor& image) {
 }
 
 std::vector<Instances> Predictor::operator()(const std::vector<at::Tensor>& images) {
-  const c10::AutoGradMode no_grad(false);
   if (images.empty()) return {};
   const PoolScope scope(impl_->pool);
-  const auto start = std::chrono::steady_clock::now();
-  auto batch = preprocess(images, config().input);
-  batch.pixels = batch.pixels.to(device_of(impl_->options.device));
-  impl_->times.preprocess =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  auto results = impl_->model->detect(batch);
-  impl_->times.network = impl_->model->last_times().network;
-  impl_->times.postprocess = impl_->model->last_times().postprocess;
-  for (auto& result : results) {
-    result = (impl_->options.score_threshold > 0 ? result.above(impl_->options.score_threshold) : result)
-                 .to(at::kCPU);
-  }
-  return results;
+  return impl_->detect([&] { return preprocess(images, config().input); });
+}
+
+std::vector<Instances> Predictor::detect(const ImageBatch& batch) {
+  const size_t count = batch.sizes.size();
+  check<ValueError>(
+      batch.pixels.defined() && batch.pixels.dim() == 4 && count > 0 &&
+          batch.pixels.size(0) == static_cast<int64_t>(count) && batch.original_sizes.size() == count,
+      "[Predictor.detect] needs pixels [B, 3, H, W] and B sizes; make the batch with preprocess "
+      "or make_batch");
+  const PoolScope scope(impl_->pool);
+  return impl_->detect([&] { return batch; });
 }
 
 const ModelConfig& Predictor::config() const { return impl_->model->config(); }

@@ -10,8 +10,8 @@ import typer
 from instseg.cli._common import check_file, check_output_file, examples, print_warning, to_json
 
 EXAMPLES = examples(
-    "instseg convert FCOS_R_50_1x.pth fcos_r50.safetensors",
     "instseg convert FCOS_R_50_1x.pth fcos_r50.safetensors --preset fcos_R_50_1x",
+    "instseg convert FCOS_RT_MS_R_50_4x_syncbn.pth fcos_rt.safetensors",
     "instseg convert fcos_resnet50_fpn_coco-99b0c9b7.pth torchvision_fcos.safetensors --json",
 )
 
@@ -22,13 +22,15 @@ def convert(
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", metavar="NAME", help="The checkpoint's model; default: found from its content."
+            "--preset",
+            metavar="NAME",
+            help="The checkpoint's model, where its content fits several: the error names them.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Turn a published checkpoint into a model file. Nothing in the checkpoint is executed."""
-    from instseg.convert import convert as run_conversion
+    from instseg.importers import convert as run_conversion
 
     check_file(source, "checkpoint")
     check_output_file(output, "OUT")

@@ -30,7 +30,9 @@ def models(
         if row["weights_url"] or row["weights_file"]:
             where = " ".join(part for part in (row["weights_file"], row["weights_url"]) if part)
             typer.echo(f"{'':<{width}}          weights: {where}")
-    typer.echo("\nbox AP: published, COCO val2017. Convert official weights with: instseg convert FILE OUT")
+    typer.echo(
+        "\nbox AP: published, COCO val2017. Convert official weights: instseg convert FILE OUT --preset NAME"
+    )
 
 
 def preset_row(preset: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def load_weights(model: Model, weights: str) -> str:
         )
     if is_model_file(path):
         return f"weights: {weights}, {_load_model_file(model, path)}"
-    from instseg.convert import load_backbone
+    from instseg.importers import load_backbone
 
     report = load_backbone(model, str(path))
     if not report.matched:

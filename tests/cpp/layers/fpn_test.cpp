@@ -78,7 +78,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Fpn, PoolingTakesEvenPositions) {
   const c10::AutoGradMode no_grad(false);
-  const auto owner = std::make_shared<Fpn>(NeckConfig{.channels = 4, .min_level = 2, .max_level = 6, .extra = "pool"}, kChannels);
+  const auto owner = std::make_shared<Fpn>(
+      NeckConfig{.channels = 4, .min_level = 2, .max_level = 6, .extra = "pool"}, kChannels);
   auto& fpn = *owner;
   const auto levels = fpn.forward(taps());
   EXPECT_TRUE(levels[4].equal(levels[3].slice(2, 0, std::nullopt, 2).slice(3, 0, std::nullopt, 2)));

@@ -47,6 +47,23 @@ TEST(Predictor, EqualsTheModelItWasMadeFrom) {
   expect_same(predictor(photo), expected);
 }
 
+TEST(Predictor, DetectsOnAPreparedBatch) {
+  const auto model = model_with_detections();
+  Predictor predictor(*model);
+  const auto photo = image(100, 140);
+  const auto expected = predictor(photo);
+  ASSERT_GT(expected.size(), 0);
+  auto batch = preprocess({photo}, predictor.config().input);
+  expect_same(predictor.detect(batch).front(), expected);
+  EXPECT_GT(predictor.last_times().network, 0);
+  batch.original_sizes = {{200, 280}};
+  const auto doubled = predictor.detect(batch).front();
+  EXPECT_EQ(doubled.image_size.height, 200);
+  testing::expect_near(doubled.boxes, expected.boxes * 2, 1e-3);
+  batch.sizes.clear();
+  EXPECT_THROW(predictor.detect(batch), ValueError);
+}
+
 TEST(Predictor, LeavesTheModelTrainable) {
   const auto model = model_with_detections();
   const auto before = model->parameters().front().clone();

@@ -10,7 +10,7 @@ import torch
 from cli_helpers import Run
 
 import instseg
-from instseg.convert import official_name_map
+from instseg.importers import official_name_map
 
 
 def test_info_about_the_build(run: Run) -> None:

@@ -18,7 +18,7 @@ import torch
 
 import instseg
 from instseg import ops
-from instseg.convert import convert_state
+from instseg.importers import convert_state
 
 DATA = Path(__file__).parents[2] / "data" / "parity"
 FEATURE, BOX, SCORE, LOSS, GRADIENT = 1e-4, 0.05, 1e-4, 1e-5, 1e-3

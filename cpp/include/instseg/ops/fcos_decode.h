@@ -18,7 +18,7 @@ struct FcosLevel {
   at::Tensor reg;         // [B, 4, H, W] l, t, r, b >= 0, in units of `unit`
   at::Tensor centerness;  // [B, 1, H, W] logit
   LocationGrid grid;
-  double unit = 1;        // px per regression unit
+  double unit = 1;  // px per regression unit
 };
 
 /** Candidates of one image before NMS, levels concatenated. */

@@ -7,7 +7,8 @@
 
 namespace instseg {
 
-/** Positions of a feature map's cells in the network image: cell (row j, column i) is at (i*step + offset). */
+/** Positions of a feature map's cells in the network image: cell (row j, column i) is at (i*step + offset).
+ */
 struct LocationGrid {
   int64_t height = 0;  // cells
   int64_t width = 0;   // cells

@@ -10,8 +10,8 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from instseg.convert.tensors import Storage
-from instseg.convert.unpickle import StorageType, unpickle
+from instseg.importers.tensors import Storage
+from instseg.importers.unpickle import StorageType, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

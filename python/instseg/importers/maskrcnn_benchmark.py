@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from instseg.convert import adelaidet
+from instseg.importers import adelaidet
 
 # In this order: later rules see the result of earlier ones.
 _REPLACEMENTS = (

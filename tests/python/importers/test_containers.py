@@ -7,16 +7,19 @@ import contextlib
 import io
 import pickle
 import struct
+import sys
+import types
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from instseg.convert.containers import read_checkpoint
-from instseg.convert.unpickle import unpickle
+from instseg.importers.containers import read_checkpoint
+from instseg.importers.unpickle import unpickle
 
 STATE = {
     "module.a.weight": torch.arange(24, dtype=torch.float32).reshape(2, 3, 4),
@@ -253,6 +256,75 @@ def test_nothing_is_executed(tmp_path: Path, kind: str, name: str) -> None:
     assert not sentinel.exists()
 
 
+class _History:
+    """Pickled as mmengine pickles its HistoryBuffer: attributes with arrays, and methods of the class."""
+
+    def __init__(self) -> None:
+        self.log = np.array([0.5, 0.25])
+        self.methods = {"min": _History.smallest, "buffer": [np.float64(3)]}
+
+    def smallest(self) -> float:
+        return float(self.log.min())
+
+
+class _Options(dict[str, int]):
+    pass
+
+
+FRAMEWORK = types.ModuleType("somengine.logging")
+for _member, _name in (
+    (_History, "HistoryBuffer"),
+    (_History.smallest, "HistoryBuffer.smallest"),
+    (_Options, "Options"),
+):
+    _member.__module__, _member.__qualname__ = FRAMEWORK.__name__, _name  # type: ignore[attr-defined]
+    vars(FRAMEWORK)[_name] = _member
+
+
+@pytest.fixture
+def framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module of the classes above, which must exist while they are written."""
+    monkeypatch.setitem(sys.modules, "somengine", types.ModuleType("somengine"))
+    monkeypatch.setitem(sys.modules, FRAMEWORK.__name__, FRAMEWORK)
+
+
+@pytest.mark.usefixtures("framework")
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_foreign_objects_beside_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
+    hub = {"log_scalars": OrderedDict(loss=_History()), "options": _Options(a=1)}
+    path = tmp_path / "epoch_12.pth"
+    top = {"meta": {"epoch": 12, "options": _Options(b=2)}, "state_dict": STATE, "message_hub": hub}
+    torch.save(top, path, pickle_protocol=protocol)
+    for name in ("somengine", "somengine.logging"):
+        monkeypatch.delitem(sys.modules, name)
+    checkpoint = read_checkpoint(path)
+    assert_is_state({name: stored.load() for name, stored in checkpoint.state.items()})
+    assert checkpoint.meta["meta"]["epoch"] == 12  # type: ignore[index]
+    assert not any(name.startswith("somengine") for name in sys.modules)
+
+
+@pytest.mark.usefixtures("framework")
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [(1, {"deep": x})], lambda x: [x.smallest]])
+def test_foreign_objects_among_the_weights(tmp_path: Path, wrap: Callable[[_History], object]) -> None:
+    path = tmp_path / "x.pth"
+    value = wrap(_History())
+    torch.save({"state_dict": {"a": torch.ones(1), "b": value}}, path)
+    with pytest.raises(ValueError, match="nothing was executed") as raised:
+        read_checkpoint(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("framework")
+def test_a_foreign_object_instead_of_weights(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(_History(), path)
+    assert "holds a 'somengine.logging.HistoryBuffer' object" in _failure(path)
+    torch.save({"model": _History()}, path)
+    assert "holds no weights" in _failure(path)
+
+
 def test_the_payload_would_work(tmp_path: Path) -> None:
     """Guards the test above: with pickle itself the sentinel appears."""
     sentinel = tmp_path / "executed"
@@ -272,6 +344,13 @@ def test_the_payload_would_work(tmp_path: Path) -> None:
         (b"\x80\x02]q\x00}b.", "sets the state of a list"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ"),
+        (b"\x80\x02cos.path\njoin\n)R.", "os.path.join"),
+        (b"\x80\x02c__main__\nx\n.", "__main__.x"),
+        (b"\x80\x02cbuiltins\ngetattr\ncbuiltins\nset\nX\x03\x00\x00\x00pop\x86R.", "builtins.getattr"),
+        (b"\x80\x02cbuiltins\nset\n)\x81.", "NEWOBJ"),
+        (b"\x80\x02cother.pkg\nC\nK\x01\x81.", "NEWOBJ"),
+        (b"\x80\x02c.os\nsystem\n.", ".os.system"),
+        (b"\x80\x02))R.", "calls a tuple"),
         (b"\x80\x02U\x01xQ.", "refers to data outside"),
         (b"\x80\x02}K\x01K\x02\x86K\x03s.", "key of type tuple"),
         (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.", "'hex'"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from instseg.convert.names import NameTable, torchvision_resnet, tower_rows
+from instseg.importers.names import NameTable, torchvision_resnet, tower_rows
 
 TABLE = NameTable(
     [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from instseg.convert.tensors import StoredTensor, shown, tensor_from_bytes
+from instseg.importers.tensors import StoredTensor, shown, tensor_from_bytes
 
 _DTYPES = {
     "f8": torch.float64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from instseg.convert.names import NameTable, sequential_tower, torchvision_resnet
+from instseg.importers.names import NameTable, sequential_tower, torchvision_resnet
 
 _CLS = "head.classification_head."
 _BOX = "head.regression_head."

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from instseg import Model
-from instseg.convert import load_backbone
+from instseg.importers import load_backbone
 
 sys.path.insert(0, str(Path(__file__).parent))
 import official_names as official
@@ -154,7 +154,7 @@ def test_packages_with_weights() -> None:
 
 def test_block_numbers_of_deeper_variants() -> None:
     """Lite1 and Lite2 repeat blocks more often; numbering runs through all stages."""
-    from instseg.convert.efficientnet import backbone_table
+    from instseg.importers.efficientnet import backbone_table
 
     table = backbone_table(Model("fcos_efficientnet_lite1").state_dict())
     for index, ours in (

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from instseg.convert.names import NameTable, Row
+from instseg.importers.names import NameTable, Row
 
 _PARTS = (
     ("expand", "_expand_conv", "_bn0"),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from instseg.convert.names import NameTable, d2_resnet, sequential_tower
+from instseg.importers.names import NameTable, d2_resnet, sequential_tower
 
 _HEAD = "proposal_generator.fcos_head."
 

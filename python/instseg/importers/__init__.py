@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from instseg.convert.backbones import load_backbone
-from instseg.convert.containers import Checkpoint, from_mapping, read_checkpoint
-from instseg.convert.detect import FLAVORS, candidates, choose, find_flavor
-from instseg.convert.loading import copy_tensors, match_names
-from instseg.convert.report import Report
-from instseg.convert.structure import Config
+from instseg.importers.backbones import load_backbone
+from instseg.importers.containers import Checkpoint, from_mapping, read_checkpoint
+from instseg.importers.detect import FLAVORS, candidates, choose, find_flavor
+from instseg.importers.loading import copy_tensors, match_names
+from instseg.importers.report import Report
+from instseg.importers.structure import Config
 
 if TYPE_CHECKING:
     from instseg import Model, ModelConfig

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from instseg.convert import efficientnet, msra, torchvision
-from instseg.convert.containers import Checkpoint, read_checkpoint
-from instseg.convert.loading import copy_tensors, match_names
-from instseg.convert.report import Report
-from instseg.convert.structure import Config
-from instseg.convert.tensors import StoredTensor
+from instseg.importers import efficientnet, msra, torchvision
+from instseg.importers.containers import Checkpoint, read_checkpoint
+from instseg.importers.loading import copy_tensors, match_names
+from instseg.importers.report import Report
+from instseg.importers.structure import Config
+from instseg.importers.tensors import StoredTensor
 
 if TYPE_CHECKING:
     from instseg.model import Model

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from instseg.convert.containers import Checkpoint
-from instseg.convert.report import Report
-from instseg.convert.tensors import StoredTensor
+from instseg.importers.containers import Checkpoint
+from instseg.importers.report import Report
+from instseg.importers.tensors import StoredTensor
 
 # Preprocessing, counters and anchors: no weights of the network.
 _IGNORED = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from instseg.convert.names import NameTable, d2_resnet
+from instseg.importers.names import NameTable, d2_resnet
 
 BACKBONE = NameTable(d2_resnet(""))
 

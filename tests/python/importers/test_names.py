@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from instseg import Model, presets
-from instseg.convert import convert, convert_state, official_name_map
+from instseg.importers import convert, convert_state, official_name_map
 
 sys.path.insert(0, str(Path(__file__).parent))
 import official_names as official

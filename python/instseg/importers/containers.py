@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import torch
 
-from instseg.convert.arrays import ArrayData
-from instseg.convert.tensors import StoredTensor
-from instseg.convert.torch_files import LEGACY_MAGIC, BoundedFile, read_legacy, read_zip
-from instseg.convert.unpickle import unpickle
+from instseg.importers.arrays import ArrayData
+from instseg.importers.tensors import StoredTensor
+from instseg.importers.torch_files import LEGACY_MAGIC, BoundedFile, read_legacy, read_zip
+from instseg.importers.unpickle import Foreign, unpickle
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "blobs", "net")
 _SAFETENSORS_DTYPES = {
@@ -143,6 +143,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _checkpoint(container: str, top: object) -> Checkpoint:
+    if isinstance(top, Foreign):
+        raise ValueError(f"holds a '{top.name}' object; save only the state dict of the model")
     if not isinstance(top, Mapping):
         raise ValueError(f"holds a {type(top).__name__}, expected a dictionary of weights")
     outer: Mapping[object, object] = top
@@ -166,12 +168,30 @@ def _stored(value: object) -> StoredTensor | None:
     return StoredTensor.of(value) if isinstance(value, torch.Tensor) else None
 
 
+def _foreign(value: object) -> Foreign | None:
+    """A foreign object that `value` is or contains."""
+    left, seen = [value], set()
+    while left:
+        item = left.pop()
+        if isinstance(item, Foreign):
+            return item
+        if isinstance(item, (list, tuple, Mapping)) and id(item) not in seen:
+            seen.add(id(item))  # the same tuple can be nested exponentially often
+            left += item.values() if isinstance(item, Mapping) else item
+    return None
+
+
 def _flatten(container: str, entries: Mapping[object, object], meta: dict[str, object]) -> Checkpoint:
     out = Checkpoint(container, {}, meta=meta)
     for key, value in entries.items():
         name = str(key)
         while name.startswith("module."):
             name = name.removeprefix("module.")
+        if (foreign := _foreign(value)) is not None:
+            raise ValueError(
+                f"holds a '{foreign.name}' object among its weights, as '{name[:80]}'; nothing was executed. "
+                "Save only the state dict of the model, or do not trust this file"
+            )
         tensor = None if name.endswith("_momentum") else _stored(value)
         if tensor is None:
             out.skipped.append(name)

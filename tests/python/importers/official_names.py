@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State dicts of other code bases, spelled out from their names; independent of instseg.convert."""
+"""State dicts of other code bases, spelled out from their names; independent of instseg.importers."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from instseg.convert import Report
+from instseg.importers import Report
 
 
 def example() -> Report:

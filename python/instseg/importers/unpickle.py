@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads pickle streams as data. Nothing is imported or called: every permitted global has a stand-in.
+"""Reads pickle streams as data. Nothing is imported or called: every global has a stand-in or is refused.
 
 The opcodes come from :mod:`pickletools` (the format's documentation in executable form); the machine below
 keeps only those that build containers, numbers, strings, tensors and arrays.
@@ -8,13 +8,15 @@ keeps only those that build containers, numbers, strings, tensors and arrays.
 from __future__ import annotations
 
 import pickletools
+import re
+import sys
 from collections.abc import Callable
 from typing import IO, Any, Protocol, cast
 
 import torch
 
-from instseg.convert.arrays import ArrayData, ArrayType, from_buffer, scalar
-from instseg.convert.tensors import STORAGE_DTYPES, Storage, StoredTensor, shown
+from instseg.importers.arrays import ArrayData, ArrayType, from_buffer, scalar
+from instseg.importers.tensors import STORAGE_DTYPES, Storage, StoredTensor, shown
 
 PersistentLoad = Callable[[object], object]
 
@@ -40,6 +42,13 @@ class StorageType:
     def __init__(self, name: str) -> None:
         self.dtype = STORAGE_DTYPES[name]
         self.untyped = name == "UntypedStorage"
+
+
+class Foreign:
+    """A class or function of another package and all that a pickle makes of it: a name without content."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 class Callee:
@@ -112,6 +121,13 @@ def _reconstruct(array_type: object, shape: object = (0,), code: object = b"b") 
     return ArrayData()
 
 
+def _getattr(owner: object, name: object = "", *_: object) -> Foreign:
+    """Methods of foreign classes are pickled as ``getattr(class, name)``; of anything else it is refused."""
+    if not isinstance(owner, Foreign):
+        raise _refusal("builtins", "getattr")
+    return Foreign(f"{owner.name}.{shown(name)}"[:200])
+
+
 def _permitted() -> dict[tuple[str, str], object]:
     table: dict[tuple[str, str], object] = {
         ("collections", "OrderedDict"): Callee(_dict),
@@ -129,6 +145,7 @@ def _permitted() -> dict[tuple[str, str], object]:
         table[builtins, "bytes"] = Callee(_empty_bytes)
         table[builtins, "set"] = Callee(_list)
         table[builtins, "frozenset"] = Callee(_list)
+        table[builtins, "getattr"] = Callee(_getattr)
     for name in STORAGE_DTYPES:
         table["torch", name] = table["torch.storage", name] = StorageType(name)
     for value in vars(torch).values():
@@ -146,16 +163,28 @@ def _permitted() -> dict[tuple[str, str], object]:
 _PERMITTED = _permitted()
 
 
+# Where code that does harm when it is called lives, and where all that a state dict needs comes from.
+_OWN_PACKAGES = {*sys.stdlib_module_names, "__builtin__", "__main__", "torch", "numpy", "instseg"}
+
+
+def _refusal(module: str, name: str) -> ValueError:
+    return ValueError(
+        f"its pickle asks for '{module}.{name}', which is not a tensor or plain data; nothing "
+        "was executed. "
+        "Save only the state dict of the model, or do not trust this file"
+    )
+
+
 def find_global(module: str, name: str) -> object:
-    """The stand-in of ``module.name``; ValueError naming the global when it is not permitted."""
-    try:
+    """
+    The stand-in of ``module.name``. What is not on the list is refused by its name in a ValueError when it
+    is of Python itself, torch or numpy, and a :class:`Foreign` otherwise.
+    """
+    if (module, name) in _PERMITTED:
         return _PERMITTED[module, name]
-    except KeyError:
-        raise ValueError(
-            f"its pickle asks for '{module}.{name}', which is not a tensor or plain data; nothing "
-            "was executed. "
-            "Save only the state dict of the model, or do not trust this file"
-        ) from None
+    if module.partition(".")[0] in _OWN_PACKAGES or not re.fullmatch(r"\w+(\.\w+)*", module):
+        raise _refusal(module, name)
+    return Foreign(f"{module}.{name}"[:200])
 
 
 def _key(key: object) -> object:
@@ -180,8 +209,8 @@ def unpickle(stream: ByteStream, persistent_load: PersistentLoad = _refuse_persi
     The object of the pickle that starts at the position of ``stream``, which is left behind its end.
 
     Python 2 byte strings are decoded as latin-1. Tensors come as :class:`StoredTensor`, numpy arrays as
-    :class:`ArrayData`, sets as lists. Raises ValueError on a damaged stream and on every global or
-    operation that is not on the list above.
+    :class:`ArrayData`, sets as lists, objects of other packages as :class:`Foreign`. Raises ValueError on a
+    damaged stream and on every other global or operation that is not on the list above.
     """
     machine = _Machine(persistent_load)
     try:
@@ -243,12 +272,16 @@ class _Machine:
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Foreign):
+            return
         if not isinstance(target, list):
             raise ValueError(f"its pickle appends to a {type(target).__name__}")
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Foreign):
+            return
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError(f"its pickle sets items of a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -268,15 +301,28 @@ class _Machine:
 
     def reduce(self, _: object) -> None:
         arguments, callee = self.stack.pop(), self.stack.pop()
+        if isinstance(callee, Foreign):
+            self.stack.append(Foreign(callee.name))
+            return
         if not isinstance(callee, Callee) or not isinstance(arguments, tuple):
             raise ValueError(f"its pickle calls a {type(callee).__name__}, which is not permitted")
         self.stack.append(callee.build(*arguments))
+
+    def new_object(self, operation: str, arguments: int) -> None:
+        """NEWOBJ and NEWOBJ_EX: an instance of a class, only ever of a foreign one."""
+        popped = [self.stack.pop() for _ in range(arguments)]
+        cls = self.stack.pop()
+        if not isinstance(cls, Foreign) or not all(isinstance(value, (tuple, dict)) for value in popped):
+            raise ValueError(
+                f"its pickle uses the operation {operation} on a {type(cls).__name__}, which is not permitted"
+            )
+        self.stack.append(Foreign(cls.name))
 
     def build(self, _: object) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, (ArrayData, ArrayType)):
             target.set_state(state)
-        elif not isinstance(target, PickledDict):
+        elif not isinstance(target, (PickledDict, Foreign)):
             raise ValueError(
                 f"its pickle sets the state of a {type(target).__name__}, which is not permitted"
             )
@@ -314,6 +360,8 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], object]] = {
     "GLOBAL": _Machine.find,
     "STACK_GLOBAL": _Machine.find_on_stack,
     "REDUCE": _Machine.reduce,
+    "NEWOBJ": lambda m, _: m.new_object("NEWOBJ", 1),
+    "NEWOBJ_EX": lambda m, _: m.new_object("NEWOBJ_EX", 2),
     "BUILD": _Machine.build,
     "PERSID": _Machine.load_persistent,
     "BINPERSID": lambda m, _: m.load_persistent(m.stack.pop()),

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-from instseg.convert import adelaidet, maskrcnn_benchmark, mmdet, torchvision
-from instseg.convert.containers import Checkpoint
-from instseg.convert.names import NameTable
-from instseg.convert.structure import Config, Structure, refuse_unsupported
+from instseg.importers import adelaidet, maskrcnn_benchmark, mmdet, torchvision
+from instseg.importers.containers import Checkpoint
+from instseg.importers.names import NameTable
+from instseg.importers.structure import Config, Structure, refuse_unsupported
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def find_flavor(names: Iterable[str]) -> Flavor:
         raise ValueError(
             "holds a classification backbone and no detector; give it as initial weights to a "
             "training recipe "
-            "or to instseg.convert.load_backbone"
+            "or to instseg.importers.load_backbone"
         )
     some = ", ".join(sorted(names)[:4])
     raise ValueError(f"has names of no known FCOS implementation, such as {some}")
@@ -201,7 +201,7 @@ def _find(structure: Structure, pool: Sequence[Candidate], flavor: str) -> Candi
     if not fitting:
         raise ValueError(
             f"fits no preset of {flavor} weights: it has {structure}; pass a configuration to "
-            "instseg.convert.convert(preset=...)"
+            "instseg.importers.convert(preset=...)"
         )
     if not exact:
         for candidate in fitting:
