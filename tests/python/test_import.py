@@ -49,7 +49,9 @@ def test_import_loads_nothing_heavy() -> None:
 def test_lazy_submodules() -> None:
     code = "import instseg; print('instseg.ops' in __import__('sys').modules, instseg.ops.nms.__name__)"
     assert python(code).stdout.split() == ["False", "nms"]
-    assert {"ops", "training", "__version__"} <= set(dir(instseg))
+    code = "import sys, instseg; print(sorted(set(sys.modules) & {'instseg.importers', 'instseg.training'}))"
+    assert python(code).stdout.strip() == "[]"
+    assert {"ops", "importers", "training", "__version__", "create", "load", "convert"} <= set(dir(instseg))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = instseg.nonsense
 
