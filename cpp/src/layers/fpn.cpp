@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 
 #include "instseg/error.h"
 #include "layers/init.h"
@@ -16,13 +17,16 @@ namespace {
 
 constexpr int64_t kCoarsestTap = 5;
 
-std::shared_ptr<ConvUnit> make_unit(int64_t in, const NeckConfig& config, int64_t kernel, int64_t stride) {
+std::shared_ptr<ConvUnit> make_unit(int64_t in, const NeckConfig& config, int64_t kernel,
+                                    int64_t stride = 1) {
+  // The derived levels are plain convolutions whatever the norm of the pyramid.
+  const std::string norm = stride == 1 ? config.norm : "none";
   auto unit = std::make_shared<ConvUnit>(ConvOptions{.in = in,
                                                      .out = config.channels,
                                                      .kernel = kernel,
                                                      .stride = stride,
-                                                     .bias = config.norm == "none",
-                                                     .norm = {.kind = config.norm}});
+                                                     .bias = norm == "none",
+                                                     .norm = {.kind = norm}});
   init_kaiming_uniform_a1(unit->weight);
   return unit;
 }
@@ -37,8 +41,8 @@ at::Tensor upsample_to(const at::Tensor& x, const at::Tensor& like) {
 Fpn::Fpn(const NeckConfig& config, const std::vector<int64_t>& in_channels) : config_(config) {
   for (int64_t level = config.min_level; level <= std::min(config.max_level, kCoarsestTap); ++level) {
     const int64_t in = in_channels.at(level - 2);
-    laterals_.push_back(register_module(join("lateral", level), make_unit(in, config, 1, 1)));
-    outputs_.push_back(register_module(join("output", level), make_unit(config.channels, config, 3, 1)));
+    laterals_.push_back(register_module(join("lateral", level), make_unit(in, config, 1)));
+    outputs_.push_back(register_module(join("output", level), make_unit(config.channels, config, 3)));
   }
   for (int64_t level = kCoarsestTap + 1; level <= config.max_level && config.extra == "conv"; ++level) {
     extras_.push_back(register_module(join("p", level), make_unit(config.channels, config, 3, 2)));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layers/fpn.h"
 
+#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/relu.h>
@@ -75,6 +76,32 @@ INSTANTIATE_TEST_SUITE_P(
                            {48, 24, 12, 6, 3}},
                       Case{"batch_norm", {.channels = 4, .norm = "bn"}, {24, 12, 6, 3, 2}}),
     [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Fpn, NormReplacesTheBiasExceptOnDerivedLevels) {
+  const c10::AutoGradMode no_grad(false);
+  at::manual_seed(3);
+  const auto owner =
+      std::make_shared<Fpn>(NeckConfig{.channels = 6, .max_level = 6, .norm = "bn"}, kChannels);
+  auto& fpn = *owner;
+  testing::randomize(fpn);
+  fpn.eval();
+  auto values = fpn.named_parameters();
+  for (const auto& buffer : fpn.named_buffers()) values.insert(buffer.key(), buffer.value());
+  EXPECT_FALSE(values.contains("lateral5.bias"));
+  EXPECT_TRUE(values.contains("p6.bias"));
+  EXPECT_FALSE(values.contains("p6.norm.weight"));
+  const auto unit = [&](const at::Tensor& x, const std::string& name) {
+    const auto& w = values[name + ".weight"];
+    const auto get = [&](const char* leaf) { return values[name + ".norm." + leaf]; };
+    return at::batch_norm(at::conv2d(x, w, {}, 1, w.size(2) / 2), get("weight"), get("bias"),
+                          get("running_mean"), get("running_var"), false, 0.1, 1e-5, false);
+  };
+  const auto c = taps();
+  const auto p5 = unit(unit(c[3], "lateral5"), "output5");
+  const auto levels = fpn.forward(c);
+  testing::expect_near(levels[2], p5, 1e-5);
+  testing::expect_near(levels[3], at::conv2d(p5, values["p6.weight"], values["p6.bias"], 2, 1), 1e-5);
+}
 
 TEST(Fpn, PoolingTakesEvenPositions) {
   const c10::AutoGradMode no_grad(false);
