@@ -55,7 +55,8 @@ __global__ void decode(DecodeView view, DecodeRule rule, const float* products, 
   float box[4] = {sub_rn(x, distance[0]), sub_rn(y, distance[1]), add_rn(x, distance[2]),
                   add_rn(y, distance[3])};
   for (int k = 0; k < 4; ++k) {
-    if (view.clip_width >= 0)
+    // fmaxf would turn NaN into 0 and keep a box that the CPU path drops.
+    if (view.clip_width >= 0 && !isnan(box[k]))
       box[k] = fminf(fmaxf(box[k], 0.0f), k % 2 == 0 ? view.clip_width : view.clip_height);
     boxes[4 * i + k] = box[k];
   }

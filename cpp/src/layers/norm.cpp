@@ -45,7 +45,12 @@ std::pair<at::Tensor, at::Tensor> Norm::affine() const {
 }
 
 at::Tensor Norm::forward(const at::Tensor& x) {
-  if (options_.kind == "gn") return at::group_norm(x, options_.groups, weight, bias, options_.eps);
+  if (options_.kind == "gn") {
+    if (x.is_cpu()) return at::group_norm(x, options_.groups, weight, bias, options_.eps);
+    // CUDA's kernel takes one dtype and forgets the memory format.
+    return at::group_norm(x, options_.groups, weight.to(x.dtype()), bias.to(x.dtype()), options_.eps)
+        .contiguous(x.suggest_memory_format());
+  }
   if (options_.kind == "bn" && is_training()) {
     num_batches_tracked.add_(1);
     return batch_norm_train(x, weight, bias, running_mean, running_var, options_.momentum, options_.eps);

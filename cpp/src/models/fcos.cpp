@@ -3,6 +3,7 @@
 
 #include <ATen/ops/full.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <chrono>
 
@@ -13,12 +14,18 @@
 #include "layers/fcos_head.h"
 #include "layers/fpn.h"
 #include "losses/fcos_losses.h"
+#include "models/check_batch.h"
 #include "models/detections.h"
 
 namespace instseg {
 namespace {
 
 constexpr double kNoUpperBound = 1e8;  // px
+
+void synchronize(const at::Tensor& tensor) {
+  const c10::impl::VirtualGuardImpl guard(tensor.device().type());
+  guard.synchronizeStream(guard.getStream(tensor.device()));
+}
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -55,6 +62,7 @@ class Fcos : public Model {
 
   NamedTensors losses(const ImageBatch& batch, const std::vector<Targets>& targets) override {
     check<Error>(!lowered_, "[losses] the model was lowered for inference and cannot be trained");
+    check_batch(batch, "losses");
     check_targets(batch, targets, config_.num_classes);
     const auto outputs = forward(batch);
     const auto levels = target_levels(batch, outputs);
@@ -64,9 +72,12 @@ class Fcos : public Model {
   }
 
   std::vector<Instances> detect(const ImageBatch& batch) override {
+    check_batch(batch, "detect");
     const c10::AutoGradMode no_grad(false);
     const auto start = std::chrono::steady_clock::now();
     const auto outputs = forward(batch);
+    if (batch.pixels.is_cuda())
+      synchronize(batch.pixels);  // stage times are of work done, not of work queued
     times_.network = milliseconds_since(start);
 
     const auto post_start = std::chrono::steady_clock::now();
@@ -88,6 +99,7 @@ class Fcos : public Model {
   }
 
   NamedTensors intermediates(const ImageBatch& batch) override {
+    check_batch(batch, "intermediates");
     const c10::AutoGradMode no_grad(false);
     NamedTensors named = {{"input", batch.pixels}};
     const auto taps = backbone_->forward(batch.pixels.to(dtype_));

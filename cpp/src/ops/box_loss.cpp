@@ -85,9 +85,9 @@ at::Tensor box_loss(const at::Tensor& pred, const at::Tensor& target, const at::
     scalar_kind_of("box_loss", "weight", weight);
     check_same_device("box_loss", "weight", weight, pred.device());
   }
-  // An undefined tensor is no argument of an autograd function.
-  const auto weights = weight.defined() ? std::optional<at::Tensor>(weight) : std::nullopt;
-  return BoxLoss::apply(pred, target, weights, static_cast<int64_t>(parse_kind(kind)), smoothing);
+  // An undefined tensor is no argument of an autograd function; only pred gets a gradient.
+  const auto weights = weight.defined() ? std::optional<at::Tensor>(weight.detach()) : std::nullopt;
+  return BoxLoss::apply(pred, target.detach(), weights, static_cast<int64_t>(parse_kind(kind)), smoothing);
 }
 
 at::Tensor box_iou(const at::Tensor& pred, const at::Tensor& target, double smoothing) {

@@ -9,6 +9,7 @@
 #include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/fcos_decode.h"
 #include "ops/checks.h"
@@ -186,7 +187,8 @@ FcosCandidates collect(const LevelWork* works, size_t levels, const DecodeRule& 
 at::Tensor best_cells_cuda(const FcosLevel& level, const at::Tensor& logits, int64_t image, int64_t count) {
   const int64_t cells = logits.size(2) * logits.size(3);
   if (cells <= count) return {};
-  const at::Tensor best = logits.select(0, image).amax(0).to(at::kFloat).sigmoid();
+  const double lowest = -std::numeric_limits<double>::infinity();  // amax would pass one NaN on
+  const at::Tensor best = logits.select(0, image).to(at::kFloat).nan_to_num(lowest).amax(0).sigmoid();
   const at::Tensor quality = level.centerness.select(0, image).select(0, 0).to(at::kFloat).sigmoid();
   const at::Tensor rank = (best * quality).nan_to_num(-1.0).reshape({cells});
   const at::Tensor order = rank.argsort(/*stable=*/true, /*dim=*/0, /*descending=*/true);

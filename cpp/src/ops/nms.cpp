@@ -42,7 +42,9 @@ at::Tensor run_cuda(const at::Tensor& boxes, const at::Tensor& scores, const at:
   const int64_t n = boxes.size(0);
   const c10::DeviceGuard guard(boxes.device());
   const auto options = boxes.options().dtype(at::kLong);
-  const at::Tensor order = at::argsort(scores, /*stable=*/true, /*dim=*/0, /*descending=*/true);
+  // NaN scores rank last, as on the CPU; argsort alone would put them first.
+  const at::Tensor ranks = scores.nan_to_num(-std::numeric_limits<double>::infinity(), {}, {});
+  const at::Tensor order = at::argsort(ranks, /*stable=*/true, /*dim=*/0, /*descending=*/true);
   const at::Tensor mask = at::empty({(n + 1) * kernels::nms_words(n)}, options);
   const at::Tensor keep = at::empty({n}, options), count = at::empty({1}, options);
   kernels::nms_cuda(

@@ -2,6 +2,7 @@
 #include "instseg/predictor.h"
 
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <c10/core/GradMode.h>
 
 #include <chrono>
@@ -10,6 +11,7 @@
 #include "instseg/model.h"
 #include "instseg/model_file.h"
 #include "instseg/preprocess.h"
+#include "models/check_batch.h"
 #include "predictor/memory_pool.h"
 
 namespace instseg {
@@ -18,6 +20,11 @@ namespace {
 at::ScalarType dtype_of(const std::string& precision) {
   if (precision == "bf16") return at::kBFloat16;
   return precision == "fp16" ? at::kHalf : at::kFloat;
+}
+
+bool cpu_runs_bf16() {
+  const auto capability = at::get_cpu_capability();
+  return capability.starts_with("AVX512") || capability.starts_with("SVE");
 }
 
 at::Device device_of(const std::string& name) {
@@ -59,6 +66,9 @@ void PredictorOptions::check() const {
   const bool cpu = device_of(device).is_cpu();
   instseg::check<ValueError>(precision != "fp16" || !cpu,
                              "[Predictor] precision: fp16 needs a CUDA device; use bf16 or fp32 on the CPU");
+  instseg::check<ValueError>(precision != "bf16" || !cpu || cpu_runs_bf16(),
+                             "[Predictor] precision: bf16 needs a CPU with AVX-512 or SVE, this one has ",
+                             at::get_cpu_capability(), "; use fp32");
   instseg::check<ValueError>(score_threshold <= 1, "[Predictor] score_threshold: ", score_threshold,
                              " is above 1");
 }
@@ -120,12 +130,7 @@ std::vector<Instances> Predictor::operator()(const std::vector<at::Tensor>& imag
 }
 
 std::vector<Instances> Predictor::detect(const ImageBatch& batch) {
-  const size_t count = batch.sizes.size();
-  check<ValueError>(
-      batch.pixels.defined() && batch.pixels.dim() == 4 && count > 0 &&
-          batch.pixels.size(0) == static_cast<int64_t>(count) && batch.original_sizes.size() == count,
-      "[Predictor.detect] needs pixels [B, 3, H, W] and B sizes; make the batch with preprocess "
-      "or make_batch");
+  check_batch(batch, "Predictor.detect");
   const PoolScope scope(impl_->pool);
   return impl_->detect([&] { return batch; });
 }

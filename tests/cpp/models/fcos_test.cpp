@@ -109,6 +109,16 @@ TEST(Fcos, MalformedTargetsAreRefused) {
   EXPECT_THROW(model->losses(batch, {wrong_label}), ValueError);
 }
 
+TEST(Fcos, MalformedBatchesAreRefused) {
+  const auto config = testing::tiny_config();
+  const auto model = make_model(config);
+  auto batch = batch_of(config, 2);
+  batch.sizes.pop_back();
+  EXPECT_THROW(model->detect(batch), ValueError);
+  EXPECT_THROW(model->intermediates(batch), ValueError);
+  EXPECT_THROW(model->losses(batch, {one_object()}), ValueError);
+}
+
 TEST(Fcos, DetectionsLieInTheOriginalImage) {
   at::manual_seed(5);
   auto config = testing::tiny_config();

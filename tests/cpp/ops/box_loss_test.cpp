@@ -134,5 +134,15 @@ TEST_P(BoxLossTest, RejectsBadInput) {
   expect_error<ValueError>([&] { box_iou(boxes, here(at::ones({4, 4}))); }, "[box_iou] pred has 3 rows");
 }
 
+TEST(BoxLoss, OnlyThePredictionGetsAGradient) {
+  const auto pred = at::rand({3, 4}) + 0.5, target = at::rand({3, 4}) + 0.5;
+  const auto weight = at::rand({3}).requires_grad_();
+  EXPECT_FALSE(box_loss(pred, target, weight).requires_grad());
+  const auto with_gradient = pred.clone().requires_grad_();
+  box_loss(with_gradient, target, weight).backward();
+  EXPECT_TRUE(with_gradient.grad().defined());
+  EXPECT_FALSE(weight.grad().defined());
+}
+
 }  // namespace
 }  // namespace instseg
