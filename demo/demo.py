@@ -35,6 +35,7 @@ RECIPE = "nuclei_efficientnet_lite0"
 SCORE = 0.5  # detections below are neither listed nor drawn
 BOX_TOLERANCE = 0.01  # px
 SCORE_TOLERANCE = 1e-5
+MIN_AP50 = 0.60  # a run below has failed
 
 
 def main() -> int:
@@ -66,7 +67,7 @@ def main() -> int:
 
     heading("Done", f"in {time.monotonic() - started:.0f} s")
     print_files(output, model_file, sheet)
-    return 0 if agrees else 1
+    return 0 if is_accurate(numbers) and agrees else 1
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -99,6 +100,15 @@ def print_table(numbers: dict[str, Any]) -> None:
         table.add_column(key, justify="right")
     table.add_row(*(f"{100 * numbers[key]:.1f}" if numbers[key] >= 0 else "-" for key in keys))
     Console().print(table)
+
+
+def is_accurate(numbers: dict[str, Any]) -> bool:
+    """Whether box AP50 reaches MIN_AP50; says so on stderr when not."""
+    if numbers["AP50"] >= MIN_AP50:
+        return True
+    message = f"box AP50 on the held-out images is {numbers['AP50']:.3f}, below {MIN_AP50:.2f}"
+    print(f"demo: error: {message}", file=sys.stderr)
+    return False
 
 
 def run_python(model_file: str, files: list[str], folder: Path) -> dict[str, Any]:

@@ -9,8 +9,9 @@
 namespace instseg::apps {
 namespace {
 
-constexpr std::array kOptions = {"--output",  "--json",        "--score",   "--device", "--precision",
-                                 "--threads", "--pixel-limit", "--version", "--help"};
+constexpr std::array kOptions = {"--output",    "--json",           "--score",      "--device",
+                                 "--precision", "--max-detections", "--short-side", "--long-side",
+                                 "--threads",   "--pixel-limit",    "--version",    "--help"};
 
 /** Levenshtein distance. */
 size_t edit_distance(const std::string& a, const std::string& b) {
@@ -83,6 +84,9 @@ void set_option(InferArgs& args, const std::string& name, const std::string& val
   if (name == "--score") args.score = parse_score(value);
   if (name == "--device") args.device = parse_device(value);
   if (name == "--precision") args.precision = parse_precision(value);
+  if (name == "--max-detections") args.max_detections = parse_positive(name, value);
+  if (name == "--short-side") args.short_side = parse_positive(name, value);
+  if (name == "--long-side") args.long_side = parse_positive(name, value);
   if (name == "--threads") args.threads = parse_positive(name, value);
   if (name == "--pixel-limit") args.pixel_limit = parse_positive(name, value);
 }
@@ -145,6 +149,9 @@ Options:
   --score T        drop detections with a score below T, 0 to 1 (default 0.3)
   --device D       cpu, cuda or cuda:N (default cpu)
   --precision P    fp32, bf16 or fp16; fp16 needs a GPU (default fp32)
+  --max-detections N  keep at most N detections an image (default: as the model file says)
+  --short-side PX  resize images to this shorter side (default: as the model file says)
+  --long-side PX   but never beyond this longer side (default: as the model file says)
   --threads N      CPU threads (default: all cores)
   --pixel-limit N  refuse images with more pixels (default 178956970)
   --version        say what this build can do

@@ -25,6 +25,9 @@ struct InferArgs {
   double score = 0.3;                        // detections below are dropped
   std::string device = "cpu";                // "cpu", "cuda" or "cuda:N"
   std::string precision = "fp32";            // "fp32", "bf16" or "fp16"
+  int64_t max_detections = 0;                // 0: as the model file says
+  int64_t short_side = 0;                    // px; 0: as the model file says
+  int64_t long_side = 0;                     // px; 0: as the model file says
   int64_t threads = 0;                       // CPU threads; 0: as many as libtorch chooses
   int64_t pixel_limit = kDefaultPixelLimit;  // larger images are refused
   bool help = false;

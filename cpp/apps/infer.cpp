@@ -161,6 +161,9 @@ int run_infer(const InferArgs& args) {
   options.device = args.device;
   options.precision = args.precision;
   options.score_threshold = args.score;
+  options.max_detections = args.max_detections;
+  options.short_side = args.short_side;
+  options.long_side = args.long_side;
   Predictor predictor(args.model, options);
   for (const std::string& warning : predictor.warnings())
     std::cerr << "instseg-infer: warning: " << warning << "\n";

@@ -46,7 +46,9 @@ def convert(
 
     What `source` is is found from its content; `preset` answers what that leaves open, or is a complete
     configuration, and `overrides` changes fields of it: {"post.nms_threshold": 0.5}. With `strict` every
-    parameter must get a value and nothing may be left over. Given a `destination`, the model file is written
+    parameter must get a value and nothing may be left over. A file of an ImageNet backbone (MSRA,
+    torchvision, EfficientNet-Lite) becomes the model of `preset` with that backbone loaded and everything
+    else freshly initialised, as the report says. Given a `destination`, the model file is written
     there. `report` of the model says which names matched. Nothing in `source` is ever executed. Raises
     OSError when a file cannot be read or written and ValueError, in one line naming file and cause.
     """

@@ -72,9 +72,13 @@ class SolverRecipe(_Section):
     milestones: list[_PositiveInt] = [60000, 80000]  # iterations from which gamma applies once more
     gamma: _PositiveFloat = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: _NonNegativeFloat = 1e-4  # of weights and biases
+    weight_decay: _NonNegativeFloat = (
+        1e-4  # of weights, and of biases unless weight_decay_bias says otherwise
+    )
+    weight_decay_bias: _NonNegativeFloat | None = None  # of biases; None: weight_decay
     weight_decay_norm: _NonNegativeFloat = 0.0  # of normalisation layers
     bias_lr_factor: _PositiveFloat = 1.0
+    warmup: Literal["linear", "constant"] = "linear"  # constant: warmup_factor throughout
     warmup_iterations: _NonNegativeInt = 1000
     warmup_factor: Annotated[float, Field(ge=0, le=1)] = 0.001
     clip_norm: _PositiveFloat | None = None  # global L2 norm of the gradient

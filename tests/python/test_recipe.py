@@ -35,6 +35,7 @@ def test_published_recipes(name):
     assert (solver.base_lr, solver.batch_size, solver.gamma, solver.momentum) == (0.01, 16, 0.1, 0.9)
     assert (solver.weight_decay, solver.weight_decay_norm, solver.bias_lr_factor) == (1e-4, 0.0, 1.0)
     assert (solver.warmup_iterations, solver.warmup_factor, solver.clip_norm) == (1000, 0.001, None)
+    assert (solver.warmup, solver.weight_decay_bias) == ("linear", None)
     assert (data.short_side_sampling, data.flip, data.filter_empty) == ("choice", 0.5, True)
     assert recipe.name == name
     assert recipe.model_settings() == find_preset(name).config
@@ -99,6 +100,8 @@ def test_overrides_have_yaml_values_and_dotted_keys():
         ("solver.batch_size=2.5", "solver.batch_size"),
         ("solver.base_lr=.inf", "solver.base_lr"),
         ("solver.base_lr=fast", "solver.base_lr"),
+        ("solver.warmup=cosine", "solver.warmup: Input should be 'linear' or 'constant', got 'cosine'"),
+        ("solver.weight_decay_bias=-1", "solver.weight_decay_bias: Input should be greater"),
         ("solver=3", "solver"),
         ("solver.milestones=[20, 10]", "solver.milestones: [20, 10] is not strictly ascending"),
         ("data.short_sides=[]", "data.short_sides"),

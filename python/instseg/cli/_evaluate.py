@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from instseg.cli._common import (
     check_file,
     check_folder,
     check_output_file,
+    count,
     examples,
     print_error,
     print_warning,
@@ -24,6 +26,8 @@ EXAMPLES = examples(
     "instseg eval model.safetensors --annotations val.json --images val/ --json ap.json",
     "instseg eval model.safetensors --annotations val.json --images val/ --detections detections.json",
 )
+
+SHOWN_PROBLEMS = 20
 
 # (key, line of the table) of the twelve COCO numbers, in pycocotools' order.
 ROWS = (
@@ -78,8 +82,7 @@ def evaluate(
     with progress_bar("images") as bar:
         task = bar.add_task("", total=len(data))
         result = run_evaluation(predictor, data, progress=lambda done, _: bar.update(task, completed=done))
-    for problem in result["problems"]:
-        print_error(str(problem))
+    print_problems([*data.problems, *result["problems"]], annotations)
     numbers = coco_numbers(result)
     typer.echo(format_numbers(numbers))
     if result["max_detections"] != 100:
@@ -90,7 +93,16 @@ def evaluate(
         write_json(json_file, numbers)
     if detections_file is not None:
         write_json(detections_file, result["detections"])
-    return 1 if result["problems"] else 0
+    return 1 if data.problems or result["problems"] else 0
+
+
+def print_problems(problems: Sequence[object], annotations: str) -> None:
+    """A line for each of the first problems of a data set, and one that counts the rest."""
+    for problem in problems[:SHOWN_PROBLEMS]:
+        print_error(str(problem))
+    rest = len(problems) - SHOWN_PROBLEMS
+    if rest > 0:
+        print_error(f"and {count(rest, 'more problem')} in '{annotations}'; instseg data check lists all")
 
 
 def coco_numbers(result: dict[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from instseg._C import DEFAULT_PIXEL_LIMIT
 from instseg.cli._common import (
     UsageError,
     check_device,
@@ -35,7 +36,6 @@ EXAMPLES = examples(
 )
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-PIXEL_LIMIT = 178_956_970
 
 
 def predict(
@@ -52,9 +52,18 @@ def predict(
     score: Annotated[float, typer.Option("--score", help="Drop detections scored lower, 0 to 1.")] = 0.3,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16 (CUDA only).")] = "fp32",
+    max_detections: Annotated[
+        int | None, typer.Option("--max-detections", min=1, help="Keep at most this many an image.")
+    ] = None,
+    short_side: Annotated[
+        int | None, typer.Option("--short-side", min=1, help="Resize images to this shorter side, px.")
+    ] = None,
+    long_side: Annotated[
+        int | None, typer.Option("--long-side", min=1, help="But never beyond this longer side, px.")
+    ] = None,
     pixel_limit: Annotated[
         int, typer.Option("--pixel-limit", help="Refuse images with more pixels.")
-    ] = PIXEL_LIMIT,
+    ] = DEFAULT_PIXEL_LIMIT,
 ) -> int:
     """Detect objects in images and folders of images."""
     import instseg
@@ -69,16 +78,28 @@ def predict(
     files, errors = expand_inputs(images)
     prepare_output(output, files)
     check_output_file(json_file, "--json")
-    predictor = instseg.Predictor(model, device=device, precision=precision, score_threshold=score)
+    predictor = instseg.Predictor(
+        model,
+        device=device,
+        precision=precision,
+        score_threshold=score,
+        max_detections=max_detections,
+        short_side=short_side,
+        long_side=long_side,
+    )
     for warning in predictor.warnings:
         print_warning(warning)
 
     run = Run(predictor, output, score, pixel_limit, errors)
-    run.process(files, each=output is None and json_file is None)
+    interrupted = False
+    try:
+        run.process(files, each=output is None and json_file is None)
+    except KeyboardInterrupt:  # what is done is kept
+        interrupted = True
     if json_file is not None:
         write_json(json_file, detections_document(Path(model).name, run.done, run.errors))
     print(run.summary(len(files)), file=sys.stderr)
-    return 1 if run.errors else 0
+    return 130 if interrupted else int(bool(run.errors))
 
 
 def expand_inputs(inputs: list[str]) -> tuple[list[str], list[dict[str, str]]]:
@@ -157,8 +178,8 @@ class Run:
             for file in bar.track(files):
                 try:
                     self.done.append(self._process_one(file))
-                except (ValueError, OSError) as error:
-                    text = one_line(str(error))
+                except Exception as error:  # one image, e.g. out of memory, must not cost the others
+                    text = error_text(error)
                     self.errors.append({"file": file, "error": text})
                     print_error(text if file in text else f"{file}: {text}")
                     continue
@@ -180,6 +201,14 @@ class Run:
         text = f"{len(self.done)} of {count(total, 'image')} done in {seconds:.2f} s"
         text += f", pictures in {self._output}" if self._output is not None else ""
         return text + (f", {count(len(self.errors), 'input')} failed" if self.errors else "")
+
+
+def error_text(error: Exception) -> str:
+    """An error as one line; of unexpected ones, whose messages carry native stacks, only the first."""
+    if isinstance(error, (ValueError, OSError)):
+        return one_line(str(error))
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0]) if lines else type(error).__name__
 
 
 def image_text(entry: dict[str, Any]) -> str:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from instseg.data.records import ImageRecord, Problem, index_document, read_document
+from instseg.data.records import Annotation, ImageRecord, Problem, index_document, read_document
+
+_SHOWN = 8  # annotation ids a message names
 
 
 def check_dataset(
@@ -32,7 +34,8 @@ def check_dataset(
         return [Problem("unreadable_json", str(error))]
     problems = list(index.problems)
     for done, image in enumerate(index.images, 1):
-        problem = _check_image(Path(images) / image.file_name, image, decode)
+        found = index.annotations.get(image.id, [])
+        problem = _check_image(Path(images) / image.file_name, image, found, decode)
         if problem is not None:
             problems.append(problem)
         if progress is not None:
@@ -40,17 +43,29 @@ def check_dataset(
     return problems
 
 
-def _check_image(path: Path, image: ImageRecord, decode: bool) -> Problem | None:
+def _names(annotations: Sequence[Annotation]) -> str:
+    """``, needed by annotations 12, 13, ... (37)``; empty without annotations."""
+    if not annotations:
+        return ""
+    ids = ", ".join(str(a.id) for a in annotations[:_SHOWN])
+    rest = f", ... ({len(annotations)})" if len(annotations) > _SHOWN else ""
+    return f", needed by annotation{'' if len(annotations) == 1 else 's'} {ids}{rest}"
+
+
+def _check_image(
+    path: Path, image: ImageRecord, annotations: Sequence[Annotation], decode: bool
+) -> Problem | None:
     try:
         if not path.is_file():
-            return Problem("image_missing", f"image file '{path}' does not exist", image.id)
+            message = f"image file '{path}' does not exist{_names(annotations)}"
+            return Problem("image_missing", message, image.id)
         if not decode:
             return None
         from instseg import read_image
 
         height, width = read_image(str(path)).shape[:2]
     except (OSError, ValueError) as error:  # ValueError also covers names with a NUL character
-        return Problem("image_unreadable", str(error), image.id)
+        return Problem("image_unreadable", f"{error}{_names(annotations)}", image.id)
     if (width, height) != (image.width, image.height):
         message = (
             f"'{path}' is {width} x {height}, the annotations say {image.width} x {image.height} "

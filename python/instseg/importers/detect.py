@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -61,6 +62,20 @@ FLAVORS = {
 _BACKBONE_SIGNS = ("_conv_stem.weight", "res2_0_branch2a_w", "layer1.0.conv1.weight", "res2.0.conv1.weight")
 
 
+# Parts that no classifier has ("_conv_head" is EfficientNet's last convolution).
+_DETECTOR_PART = re.compile(
+    r"(^|\.)(rpn\w*|roi_heads?|proposal_generator|neck|fpn\w*|head|\w*(bbox|mask|cls|box)_heads?)\."
+    r"|^(conv_)?(rpn|fpn|retnet)_|^(cls_score|bbox_pred)_"
+)
+
+
+def is_backbone(names: Iterable[str]) -> bool:
+    """Whether these are the names of an ImageNet classifier: a backbone and no part of a detector."""
+    names = set(names)
+    known = any(name.endswith(sign) for name in names for sign in _BACKBONE_SIGNS)
+    return known and not any(_DETECTOR_PART.search(name) for name in names)
+
+
 def find_flavor(names: Iterable[str]) -> Flavor:
     """The naming scheme of a detector checkpoint; ValueError saying what the file is instead."""
     names = set(names)
@@ -70,11 +85,10 @@ def find_flavor(names: Iterable[str]) -> Flavor:
             return flavor
     if {"head.cls_logits.weight", "backbone.stem.weight"} <= names:
         raise ValueError("is an instseg model already; use it as it is")
-    if any(name.endswith(sign) for name in names for sign in _BACKBONE_SIGNS):
+    if is_backbone(names):
         raise ValueError(
-            "holds a classification backbone and no detector; give it as initial weights to a "
-            "training recipe "
-            "or to instseg.importers.load_backbone"
+            "holds a classification backbone and no detector; which model shall it be the backbone of? "
+            "Answer with --preset NAME (preset=... in Python)"
         )
     some = ", ".join(sorted(names)[:4])
     raise ValueError(f"has names of no known FCOS implementation, such as {some}")
@@ -147,6 +161,8 @@ def choose(checkpoint: Checkpoint, flavor: Flavor, preset: str | None) -> tuple[
         _agree(chosen, structure, flavor)
     config = deepcopy(chosen.config)
     notes = []
+    if flavor.name == "mmdet":
+        notes += mmdet.configure(config, checkpoint.meta, asked=preset is not None)
     if config["backbone"]["name"] != structure.backbone:
         notes.append(
             f"backbone is {structure.backbone}, preset {chosen.name} has {config['backbone']['name']}"
@@ -201,7 +217,7 @@ def _find(structure: Structure, pool: Sequence[Candidate], flavor: str) -> Candi
     if not fitting:
         raise ValueError(
             f"fits no preset of {flavor} weights: it has {structure}; pass a configuration to "
-            "instseg.importers.convert(preset=...)"
+            "instseg.convert(preset=...)"
         )
     if not exact:
         for candidate in fitting:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from instseg.importers.names import NameTable, torchvision_resnet, tower_rows
+from instseg.importers.structure import Config
 
 TABLE = NameTable(
     [
@@ -31,18 +32,136 @@ def canonical(name: str) -> str:
     return re.sub(r"^bbox_head\.fcos_(cls|reg|centerness)\.", r"bbox_head.conv_\1.", name)
 
 
+_SWITCHES = ("centerness_on_reg", "norm_on_bbox", "center_sampling")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
+# mean and std in channel order, for what the text leaves out.
+_INPUTS: dict[str, tuple[list[float], list[float]]] = {
+    "rgb": ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+    "bgr": ([102.9801, 115.9465, 122.7717], [1.0, 1.0, 1.0]),
+}
+
+
+def _config_text(meta: Mapping[str, object]) -> str | None:
+    """The configuration text inside the file, without comments."""
+    inner = meta.get("meta")
+    text = (inner.get("config") or inner.get("cfg")) if isinstance(inner, dict) else None
+    return re.sub(r"#.*", "", text) if isinstance(text, str) else None
+
+
+def _last(text: str, keys: str, value: str) -> str | None:
+    """
+    The value of the last ``key=value`` or ``'key': value`` in ``text``.
+
+    The last, because old files hold the texts of a configuration and of its bases, bases first.
+    """
+    # The lookahead keeps numbers whole.
+    found = re.findall(rf"\b(?:{keys})\b['\"]?\s*[=:]\s*({value})(?![\w.])", text)
+    return found[-1] if found else None
+
+
+def _truth(text: str, keys: str) -> bool | None:
+    value = _last(text, keys, "True|False|true|false")
+    return None if value is None else value.lower() == "true"
+
+
+def _triple(text: str, key: str) -> list[float] | None:
+    separator = r"\s*,\s*"
+    value = _last(text, key, rf"[\[(]\s*{separator.join([_NUMBER] * 3)}\s*,?\s*[\])]")
+    return None if value is None else [float(number) for number in re.findall(_NUMBER, value)]
+
+
+def switches(meta: Mapping[str, object]) -> dict[str, bool] | None:
+    """
+    The three improvements and whether the configuration text inside the file turns them on.
+
+    mmdetection's default of each is off. None when there is no text of an FCOS head.
+    """
+    text = _config_text(meta)
+    if text is None or "FCOSHead" not in text:
+        return None
+    return {key: _truth(text, key) is True for key in _SWITCHES}
+
+
 def is_improved(meta: Mapping[str, object]) -> bool | None:
     """
     Whether the configuration text inside the file turns on center sampling, box normalisation and
-    centerness on the box tower; None when there is no such text or only some of the three are on.
+    centerness on the box tower, all three; None when there is no such text.
     """
-    inner = meta.get("meta")
-    text = (inner.get("config") or inner.get("cfg")) if isinstance(inner, dict) else None
-    if not isinstance(text, str) or "FCOSHead" not in text:
-        return None
-    switches = ("centerness_on_reg", "norm_on_bbox", "center_sampling")
-    found = {re.search(rf"\b{key}['\"]?\s*[=:]\s*True\b", text) is not None for key in switches}
-    return found.pop() if len(found) == 1 else None
+    found = switches(meta)
+    return None if found is None else all(found.values())
+
+
+def configure(config: Config, meta: Mapping[str, object], *, asked: bool) -> list[str]:
+    """
+    Puts what the configuration text inside the file says into ``config``; notes on what changed.
+
+    Switches are taken only when ``asked`` is false: otherwise the user's preset has answered. Raises
+    ValueError, a question answered by a preset, when mean or std come without a channel order.
+    """
+    text = _config_text(meta)
+    if text is None:
+        return []
+    changes = _input_changes(text, config, asked=asked)
+    found = switches(meta)
+    if not asked and found is not None and len(set(found.values())) == 2:
+        changes.update(_switch_changes(text, found))
+    notes = []
+    for (section, key), value in changes.items():
+        if not _same(config[section][key], value):
+            notes.append(
+                f"{section}.{key} {value} was taken from the configuration inside the file; "
+                f"the preset has {config[section][key]}"
+            )
+            config[section][key] = value
+    return notes
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(abs(a - b) <= 1e-3 for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def _input_changes(text: str, config: Config, *, asked: bool) -> dict[tuple[str, str], object]:
+    """Channel order, mean, std and position of the stride of a text that says something about them."""
+    style = _last(text, "style", "['\"](?:caffe|pytorch)['\"]")
+    rgb = _truth(text, "to_rgb|bgr_to_rgb")
+    mean, std = _triple(text, "mean"), _triple(text, "std")
+    if style is None and rgb is None and mean is None and std is None:
+        return {}
+    pytorch = None if style is None else "pytorch" in style
+    rgb = pytorch if rgb is None else rgb
+    if rgb is None:
+        if not asked:
+            raise ValueError(
+                "which channel order has its input? The configuration inside the file gives mean or std, but "
+                "neither to_rgb nor a backbone style; answer with --preset NAME (preset=... in Python)"
+            )
+        rgb = config["input"]["channel_order"] == "rgb"
+        pytorch = not config["backbone"]["stride_in_1x1"]
+    # Published weights pair RGB input with pytorch style, BGR input with caffe style.
+    pytorch = rgb if pytorch is None else pytorch
+    order = "rgb" if rgb else "bgr"
+    usual = _INPUTS[order]
+    return {
+        ("backbone", "stride_in_1x1"): not pytorch,
+        ("input", "channel_order"): order,
+        ("input", "mean"): usual[0] if mean is None else mean,
+        ("input", "std"): usual[1] if std is None else std,
+    }
+
+
+def _switch_changes(text: str, found: Mapping[str, bool]) -> dict[tuple[str, str], object]:
+    """Fields of a configuration between the plain and the improved one, one switch at a time."""
+    radius = _last(text, "center_sample_radius", _NUMBER)
+    on_box, normed, sampling = (found[key] for key in _SWITCHES)
+    return {
+        ("head", "centerness_on"): "box" if on_box else "cls",
+        ("head", "box_transform"): "relu" if normed else "exp",
+        ("head", "stride_units"): normed,
+        ("targets", "center_radius"): float(radius or 1.5) if sampling else 0.0,
+    }
 
 
 def class_names(meta: Mapping[str, object]) -> list[str]:

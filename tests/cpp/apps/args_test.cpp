@@ -25,6 +25,9 @@ TEST(ParseArgs, DefaultsAreTheDocumentedOnes) {
   EXPECT_EQ(args.score, 0.3);
   EXPECT_EQ(args.device, "cpu");
   EXPECT_EQ(args.precision, "fp32");
+  EXPECT_EQ(args.max_detections, 0);
+  EXPECT_EQ(args.short_side, 0);
+  EXPECT_EQ(args.long_side, 0);
   EXPECT_EQ(args.threads, 0);
   EXPECT_EQ(args.pixel_limit, kDefaultPixelLimit);
 }
@@ -42,6 +45,15 @@ TEST(ParseArgs, OptionsMayStandAnywhereAndUseEquals) {
   EXPECT_EQ(args.precision, "bf16");
   EXPECT_EQ(args.threads, 3);
   EXPECT_EQ(args.pixel_limit, 1000);
+}
+
+TEST(ParseArgs, SizesAndLimits) {
+  const InferArgs args =
+      parse_args({"m", "a.png", "--max-detections", "7", "--short-side=320", "--long-side", "640"});
+  EXPECT_EQ(args.max_detections, 7);
+  EXPECT_EQ(args.short_side, 320);
+  EXPECT_EQ(args.long_side, 640);
+  EXPECT_NE(usage_error({"m", "a.png", "--short-side", "0"}), "");
 }
 
 TEST(ParseArgs, DoubleDashEndsOptions) {

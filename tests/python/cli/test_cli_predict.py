@@ -62,9 +62,16 @@ def test_document_and_pictures(run: Run, model_file: Path, pictures: Path, tmp_p
     assert np.array_equal(np.asarray(Image.open(output / "b.png")), expected_pixels)
 
 
-def test_same_as_the_native_program(run: Run, model_file: Path, pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--max-detections", "3", "--short-side", "96", "--long-side", "128"]],
+    ids=["plain", "sizes"],
+)
+def test_same_as_the_native_program(
+    run: Run, model_file: Path, pictures: Path, tmp_path: Path, options: list[str]
+) -> None:
     (pictures / "broken.png").write_bytes(b"")
-    arguments = [str(model_file), str(pictures), "--score", "0.2"]
+    arguments = [str(model_file), str(pictures), "--score", "0.2", *options]
     python, native = tmp_path / "python", tmp_path / "native"
     native.mkdir()
     result = run("predict", *arguments, "--output", python, "--json", tmp_path / "python.json")
@@ -76,6 +83,7 @@ def test_same_as_the_native_program(run: Run, model_file: Path, pictures: Path, 
     assert ours["model"] == theirs["model"]
     assert ours["errors"] == theirs["errors"] and len(ours["errors"]) == 1
     for mine, its in zip(ours["images"], theirs["images"], strict=True):
+        assert not options or len(mine["detections"]) <= 3
         assert {**mine, "detections": None} == {**its, "detections": None}
         assert [d["label"] for d in mine["detections"]] == [d["label"] for d in its["detections"]]
         for a, b in zip(mine["detections"], its["detections"], strict=True):
@@ -158,6 +166,57 @@ def test_inputs_are_never_replaced(run: Run, model_file: Path, pictures: Path) -
     result = run("predict", model_file, pictures, "--output", pictures)
     assert result.code == 1 and len(result.errors) == 1 and "replace" in result.err
     assert (pictures / "a.jpg").read_bytes() == before
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
+    """Makes reading the file of this name raise ``error``."""
+    read = instseg.read_image
+
+    def failing(path: str, **options: Any) -> Any:
+        if Path(path).name == name:
+            raise error
+        return read(path, **options)
+
+    monkeypatch.setattr(instseg, "read_image", failing)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("out of memory\nframe #0: main"), "out of memory"),
+        (MemoryError(), "MemoryError"),
+        (KeyError("x"), "'x'"),
+    ],
+)
+def test_an_unexpected_error_costs_one_image(
+    run: Run,
+    model_file: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    text: str,
+) -> None:
+    fail_at(monkeypatch, "a.jpg", error)
+    result = run("predict", model_file, pictures, "--json", tmp_path / "found.json")
+    assert result.code == 1 and len(result.errors) == 1
+    document = load(tmp_path / "found.json")
+    check_document(document)
+    assert [entry["file"] for entry in document["images"]] == [f"{pictures}/b.png"]
+    assert document["errors"] == [{"file": f"{pictures}/a.jpg", "error": text}]
+
+
+def test_an_interrupt_keeps_what_is_done(
+    run: Run, model_file: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(monkeypatch, "b.png", KeyboardInterrupt())
+    result = run("predict", model_file, pictures, "--json", tmp_path / "found.json")
+    assert result.code == 130
+    assert result.errors == ["instseg: error: interrupted"]
+    assert "1 of 2 images done" in result.err
+    document = load(tmp_path / "found.json")
+    check_document(document)
+    assert [entry["file"] for entry in document["images"]] == [f"{pictures}/a.jpg"]
 
 
 def test_unwritable_json(run: Run, model_file: Path, pictures: Path, tmp_path: Path) -> None:

@@ -82,6 +82,22 @@ def test_eval_of_a_folder_with_a_broken_image(run: Run, model_file: Path, datase
     assert len(result.out.splitlines()) == 12, "the other images are evaluated"
 
 
+@pytest.mark.parametrize("bad", [2, 30])
+def test_eval_of_bad_annotations(run: Run, model_file: Path, dataset: tuple[Path, Path], bad: int) -> None:
+    annotations, images = dataset
+    document = json.loads(annotations.read_text())
+    broken = {"image_id": 1, "category_id": 77, "bbox": [1, 1, 5, 5]}
+    document["annotations"] += [{"id": 1000 + i, **broken} for i in range(bad)]
+    annotations.write_text(json.dumps(document))
+    result = run("eval", model_file, "--annotations", annotations, "--images", images)
+    assert result.code == 1
+    assert len(result.out.splitlines()) == 12, "the other annotations are evaluated"
+    assert "annotation 1000: category id 77" in result.errors[0]
+    assert len(result.errors) == min(bad, 21)
+    if bad > 20:
+        assert "and 10 more problems" in result.errors[-1] and "instances.json" in result.errors[-1]
+
+
 def test_eval_errors(run: Run, model_file: Path, dataset: tuple[Path, Path], tmp_path: Path) -> None:
     annotations, images = dataset
     nowhere = tmp_path / "nowhere"

@@ -42,6 +42,20 @@ def _append(kind, record):
         (_drop("categories", 0, "name"), "missing_key", None, None, "category 7 has no 'name'"),
         (_set("images", 1, height="64"), "bad_value", 11, None, "'height' of the image is '64'"),
         (_set("images", 1, width=0), "bad_value", 11, None, "not a positive integer"),
+        (_set("images", 1, width=10**400), "bad_value", 11, None, "not a positive integer up to 2147483647"),
+        (_set("images", 1, height=2**31), "bad_value", 11, None, "not a positive integer up to 2147483647"),
+        (_set("images", 1, id=10**400), "bad_value", None, None, "not an integer of 64 bits"),
+        (_set("categories", 0, id=2**63), "bad_value", None, None, "not an integer of 64 bits"),
+        (_set("annotations", 2, area=10**400), "bad_value", 11, 3, "that of the box is taken"),
+        (_set("annotations", 2, area=-1), "bad_value", 11, 3, "'area' -1 is no area"),
+        (_set("annotations", 2, area="12"), "bad_value", 11, 3, "'area' '12' is no area"),
+        (
+            _set("categories", 1, name="round"),
+            "duplicate_name",
+            None,
+            None,
+            "categories 7 and 3 are both named",
+        ),
         (_append("annotations", 5), "bad_value", None, None, "annotations[8] is a int"),
         (_append("images", None), "bad_value", None, None, "images[4] is a NoneType"),
         (_set("annotations", 2, category_id=4), "unknown_category", 11, 3, "category id 4"),
@@ -99,7 +113,33 @@ def test_problems_of_image_files(make_dataset):
         ("image_size", 14),
     ]
     assert "31 x 20" in problems[4].message
+    assert "annotation" not in problems[0].message
     assert [p.kind for p in check_dataset(annotations, folder, decode=False)] == ["image_missing"]
+
+
+def test_a_missing_image_names_its_annotations(make_dataset):
+    annotations, folder = make_dataset(objects=2)
+    (folder / "1.png").unlink()
+    (problem,) = check_dataset(annotations, folder)
+    assert problem.message.endswith("1.png' does not exist, needed by annotations 3, 4")
+    annotations, folder = make_dataset(sizes=[(64, 96)], objects=37, name="many")
+    (folder / "0.png").unlink()
+    (problem,) = check_dataset(annotations, folder)
+    assert problem.message.endswith("needed by annotations 1, 2, 3, 4, 5, 6, 7, 8, ... (37)")
+    annotations, folder = make_dataset(sizes=[(64, 96)], objects=1, name="one")
+    (folder / "0.png").write_bytes(b"")
+    (problem,) = check_dataset(annotations, folder)
+    assert problem.message.endswith("needed by annotation 1")
+
+
+def test_categories_without_a_name_of_their_own(make_dataset):
+    """Models accept "N/A" any number of times."""
+
+    def edit(document):
+        for category in document["categories"]:
+            category["name"] = "N/A"
+
+    assert check_dataset(*make_dataset(edit=edit)) == []
 
 
 @pytest.mark.parametrize("name", ["bad\0name.png", "x" * 5000, "../images"])
@@ -121,7 +161,7 @@ def test_random_damage_never_raises(make_dataset):
 
     annotations, folder = make_dataset()
     original = json.loads(annotations.read_text())
-    junk = [None, True, -1, 10**30, math.nan, "", "x", [], [None], {}, {"id": {}}]
+    junk = [None, True, -1, 10**30, 10**400, math.nan, "", "x", [], [None], {}, {"id": {}}]
     generator = random.Random(1)
     for _ in range(500):
         document = json.loads(json.dumps(original))

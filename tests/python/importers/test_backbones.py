@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+import instseg
 from instseg import Model
-from instseg.importers import load_backbone
+from instseg.cli import main
+from instseg.importers import convert_state, efficientnet, load_backbone
 
 sys.path.insert(0, str(Path(__file__).parent))
 import official_names as official
@@ -113,6 +115,53 @@ def test_backbone_of_a_detector(tmp_path: Path, resnet50: Model, kind: str) -> N
     assert_loaded(resnet50, state, report.matched)
     after = other_state(resnet50)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_convert_gives_the_model_of_a_preset(tmp_path: Path) -> None:
+    state = official.numbered(official.caffe2_resnet(50, True))
+    path, destination = tmp_path / "R-50.pkl", tmp_path / "ours.safetensors"
+    path.write_bytes(pickle.dumps({"blobs": {name: value.numpy() for name, value in state.items()}}, 2))
+    with pytest.raises(ValueError, match=r"^\[convert\] .*R-50\.pkl: .*\? Answer with --preset NAME"):
+        instseg.convert(path)
+    model = instseg.convert(path, destination, preset="fcos_R_50_1x", overrides={"post.nms_threshold": 0.3})
+    report = model.report
+    assert report is not None and report.ok and report.preset == "fcos_R_50_1x"
+    assert_loaded(model, state, report.matched)
+    fresh = [name for name, _ in model.named_parameters() if not name.startswith("backbone.")]
+    assert any(f"the other {len(fresh)} parameters are freshly initialised" in n for n in report.notes)
+    assert not model.training and model.config.post.nms_threshold == 0.3
+    loaded = instseg.load(destination).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+
+
+def test_convert_command_with_a_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, destination = tmp_path / "resnet50.pth", tmp_path / "ours.safetensors"
+    torch.save(official.numbered(official.torchvision_resnet(50)), path)
+    assert main(["convert", str(path), str(destination)]) == 1
+    assert "--preset NAME" in capsys.readouterr().err and not destination.exists()
+    assert main(["convert", str(path), str(destination), "--preset", "fcos_R_50_1x"]) == 0
+    out = capsys.readouterr().out
+    assert "freshly initialised" in out and "input.channel_order = rgb" in out
+    assert instseg.load(destination).config.backbone.name == "resnet50"
+
+
+def test_convert_of_efficientnet_lite() -> None:
+    source = Model("fcos_efficientnet_lite0")
+    table = efficientnet.backbone_table(source.state_dict())
+    pairs = ((table.official(name), value) for name, value in backbone_state(source).items())
+    state = {name: value + 1 for name, value in pairs if name is not None}
+    state["_conv_head.weight"] = state["_fc.weight"] = torch.ones(2, 2)
+    model, report = convert_state(state, "fcos_efficientnet_lite0")
+    assert report.ok and report.flavor == "efficientnet_lite"
+    assert_loaded(model, state, report.matched)
+
+
+def test_convert_takes_no_backbone_out_of_another_detector() -> None:
+    state = official.numbered(official.torchvision_resnet(50))
+    state = {f"backbone.body.{name}": value for name, value in state.items()}
+    state["roi_heads.box_head.fc6.weight"] = torch.ones(2, 2)
+    with pytest.raises(ValueError, match="no known FCOS implementation"):
+        convert_state(state, "fcos_R_50_1x")
 
 
 def test_wrong_depth_and_wrong_architecture(tmp_path: Path, resnet50: Model) -> None:

