@@ -64,6 +64,8 @@ def agreement(ours: instseg.Instances, theirs: tuple[torch.Tensor, ...]) -> dict
     boxes, scores, labels = theirs
     strong = scores > 0.3
     boxes, scores, labels = boxes[strong], scores[strong], labels[strong]
+    if not len(boxes) or not len(ours):
+        return {"compared": len(boxes), "share": 0.0, "max_box_error": 0.0, "max_score_error": 0.0}
     same = labels[:, None] == ours.labels[None]
     distance = (boxes[:, None] - ours.boxes[None]).abs().amax(2).masked_fill(~same, float("inf"))
     box_error, index = distance.min(1)
@@ -73,8 +75,8 @@ def agreement(ours: instseg.Instances, theirs: tuple[torch.Tensor, ...]) -> dict
     return {
         "compared": int(strong.sum()),
         "share": float(close.float().mean()),
-        "max_box_error": float(box_error[matched].max()),
-        "max_score_error": float(score_error[matched].max()),
+        "max_box_error": float(box_error[matched].max()) if matched.any() else 0.0,
+        "max_score_error": float(score_error[matched].max()) if matched.any() else 0.0,
     }
 
 
