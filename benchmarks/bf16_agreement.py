@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fcos_inference import agreement
+from agreement import agreement
 
 import instseg
 

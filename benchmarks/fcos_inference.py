@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import timing
 import torch
+from agreement import agreement
 from ceiling import ceiling, convolutions, giga_operations
 from twins.fcos import Fcos
 
@@ -34,7 +35,7 @@ MAX_FP32_RATIO, MAX_BF16_RATIO = 0.72, 0.40
 
 
 def build_model() -> instseg.Model:
-    """FCOS R-50 with weights from names; the class bias is raised until a few hundred candidates pass."""
+    """FCOS R-50 with the parity tests' weights, which follow from the names."""
     sys.path.insert(0, str(PARITY))
     import detweights
 
@@ -57,27 +58,6 @@ def photo() -> np.ndarray:
         cx, cy, r = rng.uniform(0, 1333), rng.uniform(0, 800), rng.uniform(10, 150)
         image[(x - cx) ** 2 + (y - cy) ** 2 < r * r] = rng.uniform(0, 255, 3)
     return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
-
-
-def agreement(ours: instseg.Instances, theirs: tuple[torch.Tensor, ...]) -> dict[str, float]:
-    """Share of `theirs` above 0.3 with one of `ours` of the same label within 1 px and 0.02; worst errors."""
-    boxes, scores, labels = theirs
-    strong = scores > 0.3
-    boxes, scores, labels = boxes[strong], scores[strong], labels[strong]
-    if not len(boxes) or not len(ours):
-        return {"compared": len(boxes), "share": 0.0, "max_box_error": 0.0, "max_score_error": 0.0}
-    same = labels[:, None] == ours.labels[None]
-    distance = (boxes[:, None] - ours.boxes[None]).abs().amax(2).masked_fill(~same, float("inf"))
-    box_error, index = distance.min(1)
-    score_error = (scores - ours.scores[index]).abs()
-    close = (box_error <= 1) & (score_error <= 0.02)
-    matched = torch.isfinite(box_error) & (box_error <= 1)
-    return {
-        "compared": int(strong.sum()),
-        "share": float(close.float().mean()),
-        "max_box_error": float(box_error[matched].max()) if matched.any() else 0.0,
-        "max_score_error": float(score_error[matched].max()) if matched.any() else 0.0,
-    }
 
 
 def without_nms(model: instseg.Model) -> instseg.Model:

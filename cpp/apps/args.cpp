@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <numeric>
+
+#include "io/closest.h"
 
 namespace instseg::apps {
 namespace {
@@ -13,34 +14,10 @@ constexpr std::array kOptions = {"--output",    "--json",           "--score",  
                                  "--precision", "--max-detections", "--short-side", "--long-side",
                                  "--threads",   "--pixel-limit",    "--version",    "--help"};
 
-/** Levenshtein distance. */
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substitute = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
-    }
-  }
-  return row.back();
-}
-
 [[noreturn]] void unknown_option(const std::string& name) {
-  std::string best;
-  size_t best_distance = 4;  // more than three edits away is another word
-  for (const std::string option : kOptions) {
-    const bool prefix = name.size() > 3 && option.starts_with(name);
-    const size_t distance = prefix ? 0 : edit_distance(name, option);
-    if (distance < best_distance) {
-      best = option;
-      best_distance = distance;
-    }
-  }
+  const auto close = closest_names(name, {kOptions.begin(), kOptions.end()}, 1);
   throw UsageError(join("unknown option ", name,
-                        best.empty() ? "; see instseg-infer --help" : " (did you mean " + best + "?)"));
+                        close.empty() ? "; see instseg-infer --help" : " (did you mean " + close[0] + "?)"));
 }
 
 template <class Number>

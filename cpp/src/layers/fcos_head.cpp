@@ -88,7 +88,8 @@ HeadOutput FcosHead::forward_level(const at::Tensor& feature, int64_t level) {
   const auto shared = share_tower_->forward(feature, level);
   const auto cls = cls_tower_->forward(shared, level);
   const auto box = box_tower_->forward(shared, level);
-  const auto cls_input = predictor_input(cls), box_input = predictor_input(box);
+  const auto cls_input = predictor_input(cls);
+  const auto box_input = box.is_same(cls) ? cls_input : predictor_input(box);
   HeadOutput out{.logits = cls_logits_->forward(cls_input), .reg = {}, .centerness = {}, .box_tower = box};
   if (packed_predictors_.defined()) {
     const auto both = packed_predictors_(box_input);

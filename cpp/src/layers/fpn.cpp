@@ -17,12 +17,10 @@ namespace {
 
 constexpr int64_t kCoarsestTap = 5;
 
-std::shared_ptr<ConvUnit> make_unit(int64_t in, const NeckConfig& config, int64_t kernel,
+std::shared_ptr<ConvUnit> make_unit(int64_t in, int64_t out, const std::string& norm, int64_t kernel,
                                     int64_t stride = 1) {
-  // The derived levels are plain convolutions whatever the norm of the pyramid.
-  const std::string norm = stride == 1 ? config.norm : "none";
   auto unit = std::make_shared<ConvUnit>(ConvOptions{.in = in,
-                                                     .out = config.channels,
+                                                     .out = out,
                                                      .kernel = kernel,
                                                      .stride = stride,
                                                      .bias = norm == "none",
@@ -41,11 +39,15 @@ at::Tensor upsample_to(const at::Tensor& x, const at::Tensor& like) {
 Fpn::Fpn(const NeckConfig& config, const std::vector<int64_t>& in_channels) : config_(config) {
   for (int64_t level = config.min_level; level <= std::min(config.max_level, kCoarsestTap); ++level) {
     const int64_t in = in_channels.at(level - 2);
-    laterals_.push_back(register_module(join("lateral", level), make_unit(in, config, 1)));
-    outputs_.push_back(register_module(join("output", level), make_unit(config.channels, config, 3)));
+    laterals_.push_back(
+        register_module(join("lateral", level), make_unit(in, config.channels, config.norm, 1)));
+    outputs_.push_back(
+        register_module(join("output", level), make_unit(config.channels, config.channels, config.norm, 3)));
   }
+  // The derived levels are plain convolutions whatever the norm of the pyramid.
   for (int64_t level = kCoarsestTap + 1; level <= config.max_level && config.extra == "conv"; ++level) {
-    extras_.push_back(register_module(join("p", level), make_unit(config.channels, config, 3, 2)));
+    extras_.push_back(
+        register_module(join("p", level), make_unit(config.channels, config.channels, "none", 3, 2)));
   }
 }
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from tiny_model import HEIGHT, TARGETS, WIDTH, tiny_config
+from tiny_model import HEIGHT, TARGETS, WIDTH, amplified, tiny_config
 
 import instseg
 from instseg.importers import official_name_map
@@ -25,13 +25,7 @@ Images = list[npt.NDArray[np.uint8]]
 
 @pytest.fixture
 def model(make: Make) -> instseg.Model:
-    """With head weights large enough that scores differ."""
-    model = make("bn").eval()
-    with torch.no_grad():
-        for name in ("cls_logits", "box_pred", "centerness"):
-            model.get_parameter(f"head.{name}.weight").mul_(20)
-        model.get_parameter("head.box_pred.bias").add_(2)
-    return model
+    return amplified(make("bn").eval())
 
 
 def assert_same(ours: instseg.Instances, expected: instseg.Instances, scale: float = 1.0) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from tiny_model import amplified
 
 import instseg
 
@@ -22,13 +23,7 @@ Images = list[npt.NDArray[np.uint8]]
 
 @pytest.fixture
 def model(make: Make) -> instseg.Model:
-    """With head weights large enough that scores differ."""
-    model = make("frozen_bn").eval()
-    with torch.no_grad():
-        for name in ("cls_logits", "box_pred", "centerness"):
-            model.get_parameter(f"head.{name}.weight").mul_(20)
-        model.get_parameter("head.box_pred.bias").add_(2)
-    return model
+    return amplified(make("frozen_bn").eval())
 
 
 def assert_same(ours: instseg.Instances, expected: instseg.Instances) -> None:

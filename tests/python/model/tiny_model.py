@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import instseg
 
@@ -33,3 +34,12 @@ def tiny_config(norm: str = "bn", **head: Any) -> instseg.ModelConfig:
 def tiny_images(count: int = 2) -> list[npt.NDArray[np.uint8]]:
     rng = np.random.default_rng(7)
     return [rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def amplified(model: instseg.Model) -> instseg.Model:
+    """`model` with head weights large enough that scores differ."""
+    with torch.no_grad():
+        for name in ("cls_logits", "box_pred", "centerness"):
+            model.get_parameter(f"head.{name}.weight").mul_(20)
+        model.get_parameter("head.box_pred.bias").add_(2)
+    return model
