@@ -22,7 +22,7 @@ cxx_files = $(shell find cpp tests/cpp examples -name '*.h' -o -name '*.cpp' -o 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/'
 
-demo: $(installed) ## train a small detector of cell nuclei and show its detections
+demo: $(installed) ## train CondInst on cell nuclei and show its masks
 	python demo/demo.py
 
 test: $(installed) ## build what is needed and run every C++ and Python test

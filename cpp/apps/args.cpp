@@ -12,7 +12,8 @@ namespace {
 
 constexpr std::array kOptions = {"--output",    "--json",           "--score",      "--device",
                                  "--precision", "--max-detections", "--short-side", "--long-side",
-                                 "--threads",   "--pixel-limit",    "--version",    "--help"};
+                                 "--threads",   "--pixel-limit",    "--no-masks",   "--version",
+                                 "--help"};
 
 [[noreturn]] void unknown_option(const std::string& name) {
   const auto close = closest_names(name, {kOptions.begin(), kOptions.end()}, 1);
@@ -95,9 +96,11 @@ InferArgs parse_args(const std::vector<std::string>& arguments) {
     const size_t equals = argument.find('=');
     const std::string name = argument == "-h" ? "--help" : argument.substr(0, equals);
     if (std::find(kOptions.begin(), kOptions.end(), name) == kOptions.end()) unknown_option(name);
-    if (name == "--help" || name == "--version") {
+    if (name == "--help" || name == "--version" || name == "--no-masks") {
       check<UsageError>(equals == std::string::npos, name, " takes no value");
-      (name == "--help" ? args.help : args.version) = true;
+      if (name == "--no-masks") args.masks = false;
+      if (name == "--help") args.help = true;
+      if (name == "--version") args.version = true;
       continue;
     }
     const bool inline_value = equals != std::string::npos;
@@ -131,6 +134,7 @@ Options:
   --long-side PX   but never beyond this longer side (default: as the model file says)
   --threads N      CPU threads (default: all cores)
   --pixel-limit N  refuse images with more pixels (default 178956970)
+  --no-masks       leave the masks out of the detections document
   --version        say what this build can do
   --help           show this text
 

@@ -30,6 +30,7 @@ struct InferArgs {
   int64_t long_side = 0;                     // px; 0: as the model file says
   int64_t threads = 0;                       // CPU threads; 0: as many as libtorch chooses
   int64_t pixel_limit = kDefaultPixelLimit;  // larger images are refused
+  bool masks = true;                         // masks in the detections document
   bool help = false;
   bool version = false;
 };

@@ -84,11 +84,13 @@ class Run {
                   draw_instances(image, found, predictor_.config().class_names, options));
     }
     add_times(decode, milliseconds_since(start));
-    detected.push_back({file, std::move(found)});
+    last = {file, std::move(found)};
+    if (!args_.json.empty()) entries_.push_back(image_entry(predictor_.config(), last, args_.masks));
+    ++done_;
   }
 
-  void write_document() const {
-    const std::string text = detections_document(args_.model, predictor_.config(), detected, failures)
+  void write_document() {
+    const std::string text = detections_document(args_.model, std::move(entries_), failures)
                                  .dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
     if (args_.json == "-") {
       std::cout << text << std::endl;
@@ -102,15 +104,15 @@ class Run {
   }
 
   void print_summary(size_t total) const {
-    std::fprintf(stderr, "%zu of %zu images done in %.2f s%s\n", detected.size(), total,
+    std::fprintf(stderr, "%zu of %zu images done in %.2f s%s\n", done_, total,
                  milliseconds_since(started_) / 1000,
                  args_.output.empty() ? "" : (", pictures in " + args_.output).c_str());
-    if (!detected.empty()) std::cerr << timing_text(timings_);
+    if (done_ > 0) std::cerr << timing_text(timings_);
     if (!failures.empty())
       std::cerr << failures.size() << (failures.size() == 1 ? " input" : " inputs") << " failed\n";
   }
 
-  std::vector<Detected> detected;
+  Detected last;  // of the image processed last; the others are only kept as entries of the document
   std::vector<Failure> failures;
 
  private:
@@ -128,6 +130,8 @@ class Run {
   Predictor& predictor_;
   PictureNames pictures_;
   Timings timings_;
+  nlohmann::ordered_json entries_ = nlohmann::ordered_json::array();
+  size_t done_ = 0;
   Clock::time_point started_;
 };
 
@@ -140,7 +144,7 @@ void process_all(Run& run, const InferArgs& args, const ModelConfig& config,
     try {
       run.process(files[i]);
       progress.clear();
-      if (args.json != "-") std::cout << image_text(config, run.detected.back(), list_each) << std::flush;
+      if (args.json != "-") std::cout << image_text(config, run.last, list_each) << std::flush;
     } catch (const std::exception& error) {
       progress.clear();
       run.failures.push_back({files[i], one_line(error)});

@@ -56,20 +56,33 @@ nlohmann::ordered_json detections_of(const ModelConfig& config, const Instances&
   return result;
 }
 
+/** Adds the mask of each detection, as COCO's compressed run lengths, and its pixels. */
+void add_masks(nlohmann::ordered_json& detections, const Masks& masks) {
+  if (!masks.defined()) return;
+  const std::vector<Rle> rles = masks.rle();
+  for (size_t i = 0; i < rles.size(); ++i) {
+    const Rle& rle = rles[i];
+    detections[i]["mask"] = {{"size", {rle.size.height, rle.size.width}}, {"counts", rle.compressed()}};
+    detections[i]["area"] = rle.area();
+  }
+}
+
 }  // namespace
 
-nlohmann::ordered_json detections_document(const std::string& model, const ModelConfig& config,
-                                           const std::vector<Detected>& images,
+nlohmann::ordered_json image_entry(const ModelConfig& config, const Detected& image, bool masks) {
+  auto detections = detections_of(config, image.instances);
+  if (masks) add_masks(detections, image.instances.masks);
+  return {{"file", image.file},
+          {"width", image.instances.image_size.width},
+          {"height", image.instances.image_size.height},
+          {"detections", std::move(detections)}};
+}
+
+nlohmann::ordered_json detections_document(const std::string& model, nlohmann::ordered_json images,
                                            const std::vector<Failure>& failures) {
   nlohmann::ordered_json document;
   document["model"] = std::filesystem::path(model).filename().string();
-  document["images"] = nlohmann::ordered_json::array();
-  for (const Detected& image : images) {
-    document["images"].push_back({{"file", image.file},
-                                  {"width", image.instances.image_size.width},
-                                  {"height", image.instances.image_size.height},
-                                  {"detections", detections_of(config, image.instances)}});
-  }
+  document["images"] = std::move(images);
   document["errors"] = nlohmann::ordered_json::array();
   for (const Failure& failure : failures) {
     document["errors"].push_back({{"file", failure.file}, {"error", failure.error}});

@@ -29,11 +29,13 @@ struct Timings {
 };
 
 /**
- * The detections document (docs/cli.md, "instseg predict"); `instseg predict --json` writes the same one.
- * Numbers are the float32 results exactly.
+ * One entry of "images" in the detections document: the float32 results exactly; with `masks`, those of
+ * models that predict them.
  */
-nlohmann::ordered_json detections_document(const std::string& model, const ModelConfig& config,
-                                           const std::vector<Detected>& images,
+nlohmann::ordered_json image_entry(const ModelConfig& config, const Detected& image, bool masks);
+
+/** The detections document (docs/cli.md, "instseg predict"); `instseg predict --json` writes the same one. */
+nlohmann::ordered_json detections_document(const std::string& model, nlohmann::ordered_json images,
                                            const std::vector<Failure>& failures);
 
 /** Name of a label; its number when the model has no class names. */

@@ -153,6 +153,7 @@ void bind_presets(py::module_& m) {
       .def_readonly("name", &Preset::name)
       .def_readonly("description", &Preset::description)
       .def_readonly("box_ap", &Preset::box_ap)
+      .def_readonly("mask_ap", &Preset::mask_ap)
       .def_readonly("weights_file", &Preset::weights_file)
       .def_readonly("weights_url", &Preset::weights_url)
       .def_property_readonly("config", [](const Preset& self) { return ModelConfig(self.config); })
@@ -172,6 +173,9 @@ void init_config(py::module_& m) {
   bind_config<TargetConfig>(m);
   bind_config<LossConfig>(m);
   bind_config<PostConfig>(m);
+  bind_config<BoxInstConfig>(m);
+  bind_config<CondInstConfig>(m);
+  bind_config<BlendMaskConfig>(m);
   bind_config<ModelConfig>(m)
       .def("to_json", &ModelConfig::to_json, py::arg("indent") = -1)
       .def_static("from_json", &ModelConfig::from_json, py::arg("text"));

@@ -10,14 +10,21 @@ namespace {
 
 void bind_instances(py::module_& m) {
   py::class_<Instances>(m, "Instances", "Detections of one image in its own pixel coordinates.")
-      .def(py::init([](at::Tensor boxes, at::Tensor scores, at::Tensor labels, ImageSize image_size) {
-             return Instances{std::move(boxes), std::move(scores), std::move(labels), image_size};
+      .def(py::init([](at::Tensor boxes, at::Tensor scores, at::Tensor labels, ImageSize image_size,
+                       std::optional<Masks> masks) {
+             return Instances{std::move(boxes), std::move(scores), std::move(labels), image_size,
+                              masks ? std::move(*masks) : Masks()};
            }),
-           py::arg("boxes"), py::arg("scores"), py::arg("labels"), py::arg("image_size"))
+           py::arg("boxes"), py::arg("scores"), py::arg("labels"), py::arg("image_size"),
+           py::arg("masks") = py::none())
       .def_readonly("boxes", &Instances::boxes)
       .def_readonly("scores", &Instances::scores)
       .def_readonly("labels", &Instances::labels)
       .def_readonly("image_size", &Instances::image_size)
+      .def_property_readonly("masks",
+                             [](const Instances& self) {
+                               return self.masks.defined() ? std::optional(self.masks) : std::nullopt;
+                             })
       .def("__len__", &Instances::size)
       .def("above", &Instances::above, py::arg("threshold"), ReleaseGil())
       .def(
@@ -25,12 +32,19 @@ void bind_instances(py::module_& m) {
           ReleaseGil());
 
   py::class_<Targets>(m, "Targets", "Ground truth of one image in network pixels.")
-      .def(py::init([](at::Tensor boxes, at::Tensor labels) {
-             return Targets{std::move(boxes), std::move(labels)};
+      .def(py::init([](at::Tensor boxes, at::Tensor labels, std::optional<MaskTargets> masks,
+                       const std::optional<at::Tensor>& semantic) {
+             return Targets{std::move(boxes), std::move(labels), std::move(masks),
+                            semantic.value_or(at::Tensor())};
            }),
-           py::arg("boxes"), py::arg("labels"))
+           py::arg("boxes"), py::arg("labels"), py::arg("masks") = py::none(),
+           py::arg("semantic") = py::none())
       .def_readonly("boxes", &Targets::boxes)
-      .def_readonly("labels", &Targets::labels);
+      .def_readonly("labels", &Targets::labels)
+      .def_readonly("masks", &Targets::masks)
+      .def_property_readonly("semantic", [](const Targets& self) {
+        return self.semantic.defined() ? std::optional<at::Tensor>(self.semantic) : std::nullopt;
+      });
 }
 
 void bind_io(py::module_& m) {
@@ -50,12 +64,14 @@ void bind_io(py::module_& m) {
   m.def(
       "draw_instances",
       [](const at::Tensor& image, const Instances& instances, const std::vector<std::string>& class_names,
-         double score_threshold, bool labels, int64_t line_width) {
-        return draw_instances(image, instances, class_names, {score_threshold, labels, line_width});
+         double score_threshold, bool labels, int64_t line_width, bool masks, bool boxes) {
+        return draw_instances(image, instances, class_names,
+                              {score_threshold, labels, line_width, masks, boxes});
       },
       py::arg("image"), py::arg("instances"), py::arg("class_names"),
       py::arg("score_threshold") = DrawOptions().score_threshold, py::arg("labels") = DrawOptions().labels,
-      py::arg("line_width") = DrawOptions().line_width, ReleaseGil());
+      py::arg("line_width") = DrawOptions().line_width, py::arg("masks") = DrawOptions().masks,
+      py::arg("boxes") = DrawOptions().boxes, ReleaseGil());
 }
 
 void bind_preprocess(py::module_& m) {

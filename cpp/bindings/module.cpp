@@ -12,9 +12,13 @@ namespace py = pybind11;
 namespace instseg {
 
 void init_config(py::module_& m);
+void init_masks(py::module_& m);
+void init_mask_targets(py::module_& m);
 void init_image(py::module_& m);
+void init_mask_ops(py::module_& m);
 void init_model(py::module_& m);
 void init_ops(py::module_& m);
+void init_blend_ops(py::module_& m);
 void init_build(py::module_& m);
 
 }  // namespace instseg
@@ -60,8 +64,12 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Bindings of libinstseg; use them through the instseg package.";
   py::register_local_exception_translator(translate);
   instseg::init_config(m);
+  instseg::init_masks(m);
+  instseg::init_mask_targets(m);
   instseg::init_image(m);
   instseg::init_model(m);
   instseg::init_ops(m);
+  instseg::init_blend_ops(m);
+  instseg::init_mask_ops(m);
   instseg::init_build(m);
 }

@@ -21,10 +21,12 @@ def main() -> None:
 
     predictor = instseg.Predictor(arguments.model, score_threshold=arguments.score)
     instances = predictor(arguments.image)
-    for name, score, box in zip(
-        instances.names, instances.scores.tolist(), instances.boxes.tolist(), strict=True
-    ):
-        print(f"{name}  {score:.3f}  {' '.join(f'{value:.1f}' for value in box)}")
+    # Masks become pixels only when asked for; bitmaps(), rle(), polygons() and crops() give other forms.
+    areas = [None] * len(instances) if instances.masks is None else instances.area().tolist()
+    rows = zip(instances.names, instances.scores.tolist(), instances.boxes.tolist(), areas, strict=True)
+    for name, score, box, area in rows:
+        mask = "" if area is None else f"  mask {area} px"
+        print(f"{name}  {score:.3f}  {' '.join(f'{value:.1f}' for value in box)}{mask}")
     instances.save_plot(arguments.output, arguments.image, score_threshold=arguments.score)
     times = predictor.last_times
     print(", ".join(f"{stage} {milliseconds:.1f} ms" for stage, milliseconds in times.items()))

@@ -161,9 +161,8 @@ class Model(_Shared):
         images: a path, an RGB uint8 [H, W, 3] array or tensor, a PIL image, or a list of them.
         score_threshold: drops detections below it; those below the model's own are never there.
         size: (short, long) limits of the image's sides in the network, in pixels; "model": the model's own;
-        None: the pixels as they are, only normalised and padded (float32 tensors in 0..255 are then images,
-        too).
-        output_size: (height, width) whose coordinates the boxes are in, for every image; default: of each.
+        None: the pixels as they are, only normalised and padded (also float32 tensors in 0..255).
+        output_size: (height, width) that boxes and masks refer to, for every image; default: of each.
         batch_size: images per forward pass. precision: "fp32", "bf16", or "fp16" on a GPU.
         Raises OSError for an image that cannot be read; TypeError or ValueError, in one line, for bad values.
 
@@ -212,8 +211,9 @@ class Model(_Shared):
         """Loss terms in training mode with `targets`, detections otherwise.
 
         images: an ImageBatch, or RGB uint8 [H, W, 3] images that already have network size (they are only
-        normalised and padded). targets: per image {"boxes": [G, 4] float32 x1, y1, x2, y2, "labels": [G]
-        int64} in those pixels.
+        normalised and padded). targets: per image, in those pixels, {"boxes": [G, 4] float32 x1, y1, x2, y2,
+        "labels": [G] int64, "masks": MaskTargets or bitmaps [G, H, W], "semantic": [H, W] uint8 or int64,
+        class + 1 or 0 for none}; masks and semantic as far as the model's losses need them.
         """
         if self.training and targets is not None:
             return self.losses(images, targets)
@@ -258,9 +258,13 @@ class Model(_Shared):
                 )
 
     def _targets(self, target: TargetLike) -> _C.Targets:
-        boxes = torch.as_tensor(target["boxes"], dtype=torch.float32, device=self.device)
-        labels = torch.as_tensor(target["labels"], dtype=torch.int64, device=self.device)
-        return _C.Targets(boxes.reshape(0, 4) if boxes.numel() == 0 else boxes, labels)
+        boxes = torch.as_tensor(target["boxes"], dtype=torch.float32)
+        labels = torch.as_tensor(target["labels"], dtype=torch.int64)
+        masks, semantic = target.get("masks"), target.get("semantic")
+        if masks is not None and not isinstance(masks, _C.MaskTargets):
+            masks = _C.MaskTargets.from_bitmaps(torch.as_tensor(masks))
+        semantic = None if semantic is None else torch.as_tensor(semantic)
+        return _C.Targets(boxes.reshape(0, 4) if boxes.numel() == 0 else boxes, labels, masks, semantic)
 
     # ---- Distributed training ----
 

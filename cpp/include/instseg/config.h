@@ -108,10 +108,63 @@ struct PostConfig {
   bool operator==(const PostConfig&) const = default;
 };
 
+/** Training of CondInst masks from boxes alone (Tian et al., BoxInst, CVPR 2021). */
+struct BoxInstConfig {
+  int64_t pairwise_size = 3;           // neighbourhood of the pairwise term, odd
+  int64_t pairwise_dilation = 2;       // mask pixels between neighbours
+  double color_threshold = 0.3;        // similarity from which two pixels should agree
+  int64_t warmup_iterations = 10000;   // over which the pairwise term grows to its weight
+  int64_t bottom_pixels_removed = 10;  // px of the original image, whose colors are not used
+
+  void check() const;
+  bool operator==(const BoxInstConfig&) const = default;
+};
+
+/** Masks by per-instance convolutions (Tian et al., CondInst, ECCV 2020). Read by family condinst. */
+struct CondInstConfig {
+  int64_t mask_channels = 8;             // of the mask features; 0: coordinates alone
+  int64_t branch_channels = 128;         // of the mask branch
+  int64_t branch_convs = 4;              // 3x3 convolutions after the fusion of P3, P4 and P5
+  std::string branch_norm = "bn";        // "bn", "gn" or "none"
+  int64_t head_depth = 3;                // layers of the dynamic mask head
+  int64_t head_width = 8;                // channels between its layers
+  std::string coordinates = "relative";  // "relative", "absolute" or "none": further inputs of the mask head
+  int64_t output_stride = 4;             // px per mask pixel: 8, 4 or 2
+  bool semantic = false;                 // an auxiliary semantic task in training
+  std::string supervision = "masks";     // "masks", or "boxes" (BoxInst)
+  int64_t max_proposals = 500;           // positive locations with a mask loss, of a batch; 0: all
+  int64_t max_proposals_per_image = 0;   // the same of an image; 0: all
+  int64_t topk_per_image = 0;  // best positives an image, shared by its objects; 0: no choice by score
+  double dice_eps = 1e-5;
+  BoxInstConfig boxinst;  // used with supervision "boxes"
+
+  void check() const;
+  bool operator==(const CondInstConfig&) const = default;
+};
+
+/** Masks blended from bases (Chen et al., BlendMask, CVPR 2020). Read by family blendmask. */
+struct BlendMaskConfig {
+  std::string bottom =
+      "protonet";  // bottom module: "protonet", "deeplab_pyramid" (P3, P5) or "deeplab_backbone" (C3, C5)
+  int64_t bases = 4;
+  int64_t branch_channels = 128;   // of the bottom module
+  int64_t branch_convs = 3;        // 3x3 convolutions before its upsampling
+  std::string branch_norm = "bn";  // "bn", "gn" or "none"
+  int64_t attention_size = 14;     // M: side of an attention map
+  int64_t mask_size = 56;          // R: side of a mask
+  bool semantic = true;            // an auxiliary semantic task in training
+  double semantic_weight = 0.3;    // of its loss
+  std::string paste =
+      "clipped";  // box a mask is pasted into: "clipped" to the image (as published) or "whole"
+
+  void check() const;
+  bool operator==(const BlendMaskConfig&) const = default;
+};
+
 /** Everything that defines a model: same names, order and defaults in C++, Python, YAML and the model file.
  */
 struct ModelConfig {
-  std::string family = "fcos";  // "fcos"
+  std::string family = "fcos";  // "fcos", "condinst" or "blendmask"
   int64_t num_classes = 80;
   std::vector<std::string> class_names;  // [num_classes], or empty when unknown
   std::vector<int64_t> category_ids;     // dataset id of each label, [num_classes]; empty: the label itself
@@ -122,6 +175,8 @@ struct ModelConfig {
   TargetConfig targets;
   LossConfig loss;
   PostConfig post;
+  CondInstConfig condinst;
+  BlendMaskConfig blendmask;
 
   /** Throws ValueError naming the field and its value, e.g. "[ModelConfig] head.norm: 'ln' is not one of gn,
    * bn, none". */

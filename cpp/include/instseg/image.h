@@ -37,9 +37,14 @@ struct DrawOptions {
   double score_threshold = 0.3;  // instances below are not drawn
   bool labels = true;            // class name and score above each box
   int64_t line_width = 0;        // px; 0: from the image size
+  bool masks = true;             // where there are any: filled at half opacity, with a contour
+  bool boxes = true;             // outlines of the boxes
 };
 
-/** A copy of `image` (RGB uint8 [H, W, 3]) with boxes and labels drawn; colours depend on the label alone. */
+/**
+ * A copy of `image` (RGB uint8 [H, W, 3]) with masks, boxes and labels drawn, the best instance on top. With
+ * masks the colour is that of the instance's index (neighbours of a class differ), without it of its label.
+ */
 at::Tensor draw_instances(const at::Tensor& image, const Instances& instances,
                           const std::vector<std::string>& class_names, const DrawOptions& options = {});
 

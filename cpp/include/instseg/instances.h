@@ -4,15 +4,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
+
+#include "instseg/image_size.h"
+#include "instseg/mask_targets.h"
+#include "instseg/masks.h"
 
 namespace instseg {
-
-/** Height and width in pixels. */
-struct ImageSize {
-  int64_t height = 0;
-  int64_t width = 0;
-  bool operator==(const ImageSize&) const = default;
-};
 
 /** Detections of one image, sorted by descending score, in continuous pixel coordinates of the original
  * image. */
@@ -21,6 +19,7 @@ struct Instances {
   at::Tensor scores;     // [N] float32, 0..1
   at::Tensor labels;     // [N] int64, index into the class names
   ImageSize image_size;  // of the original image
+  Masks masks = {};      // undefined for families without masks
 
   int64_t size() const { return scores.defined() ? scores.size(0) : 0; }
   /** Instances with score >= `threshold`, on the same device. */
@@ -37,8 +36,10 @@ struct StageTimes {
 
 /** Ground truth of one image, in pixel coordinates of the image handed to the model. */
 struct Targets {
-  at::Tensor boxes;   // [G, 4] float32: x1, y1, x2, y2
-  at::Tensor labels;  // [G] int64, 0..num_classes-1
+  at::Tensor boxes;                       // [G, 4] float32: x1, y1, x2, y2
+  at::Tensor labels;                      // [G] int64, 0..num_classes-1
+  std::optional<MaskTargets> masks = {};  // G of them; needed by mask losses
+  at::Tensor semantic = {};               // [H, W] uint8 or int64: class + 1, 0 background; optional
 };
 
 }  // namespace instseg

@@ -13,6 +13,7 @@ struct Preset {
   std::string name;          // e.g. "fcos_R_50_1x"
   std::string description;   // one line
   double box_ap = 0;         // published COCO val2017 box AP; 0 when there is none
+  double mask_ap = 0;        // the same of masks; 0 when there is none
   std::string weights_file;  // official file name; empty when none is published
   std::string weights_url;   // where the authors publish it
   ModelConfig config;

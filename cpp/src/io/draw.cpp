@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <ATen/ops/tensor.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -26,6 +28,12 @@ struct Canvas {
     for (int64_t y = y0; y < y1; ++y) {
       for (int64_t x = x0; x < x1; ++x) std::copy(color.begin(), color.end(), pixels + 3 * (y * width + x));
     }
+  }
+
+  // Half `color`, half of what is there.
+  void tint(int64_t x, int64_t y, const Color& color) const {
+    uint8_t* pixel = pixels + 3 * (y * width + x);
+    for (size_t c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>((pixel[c] + color[c] + 1) / 2);
   }
 
   // A frame of `line` pixels inside `area`.
@@ -96,6 +104,50 @@ void draw_caption(const Canvas& canvas, const Rectangle& box, const std::string&
   canvas.write(text, x + scale, y + scale, scale, text_color(color));
 }
 
+// The part of a crop that is more than `line` pixels from its outline.
+std::vector<uint8_t> core_of(const uint8_t* bitmap, int64_t height, int64_t width, int64_t line) {
+  std::vector<uint8_t> core(bitmap, bitmap + height * width), before;
+  for (int64_t step = 0; step < std::min(line, std::max(height, width)); ++step) {
+    before = core;
+    for (int64_t y = 0; y < height; ++y) {
+      for (int64_t x = 0; x < width; ++x) {
+        const int64_t i = y * width + x;
+        const bool edge = y == 0 || x == 0 || y == height - 1 || x == width - 1;
+        core[i] =
+            !edge && (before[i] & before[i - 1] & before[i + 1] & before[i - width] & before[i + width]);
+      }
+    }
+  }
+  return core;
+}
+
+void draw_mask(const Canvas& canvas, const MaskCrop& crop, int64_t line, const Color& color) {
+  const int64_t height = crop.bitmap.size(0), width = crop.bitmap.size(1);
+  const auto* bitmap = crop.bitmap.const_data_ptr<uint8_t>();
+  const std::vector<uint8_t> core = core_of(bitmap, height, width, line);
+  for (int64_t y = 0; y < height; ++y) {
+    for (int64_t x = 0; x < width; ++x) {
+      if (bitmap[y * width + x] == 0) continue;
+      if (core[y * width + x]) {
+        canvas.tint(crop.x + x, crop.y + y, color);
+      } else {
+        canvas.fill({crop.x + x, crop.y + y, crop.x + x + 1, crop.y + y + 1}, color);
+      }
+    }
+  }
+}
+
+// Masks of the instances `drawn`, in that order; a few at a time, which bounds the memory.
+void draw_masks(const Canvas& canvas, const Masks& masks, const std::vector<int64_t>& drawn, int64_t line) {
+  constexpr size_t kTogether = 8;
+  for (size_t first = 0; first < drawn.size(); first += kTogether) {
+    const size_t count = std::min(kTogether, drawn.size() - first);
+    const at::Tensor index = at::tensor(at::ArrayRef<int64_t>(drawn).slice(first, count), at::kLong);
+    const auto crops = masks.select(index.to(masks.probabilities.device())).crops();
+    for (size_t i = 0; i < count; ++i) draw_mask(canvas, crops[i], line, label_color(drawn[first + i]));
+  }
+}
+
 void check_arguments(const at::Tensor& image, const Instances& instances) {
   check<ValueError>(
       image.defined() && image.dim() == 3 && image.size(2) == 3,
@@ -112,6 +164,10 @@ void check_arguments(const at::Tensor& image, const Instances& instances) {
   check<ValueError>(n == 0 || (instances.boxes.sizes() == at::IntArrayRef({n, 4}) &&
                                instances.labels.sizes() == at::IntArrayRef({n})),
                     "[draw_instances] boxes and labels do not fit ", n, " scores");
+  const Masks& masks = instances.masks;
+  check<ValueError>(!masks.defined() || (masks.size() == n && masks.image_size == size), "[draw_instances] ",
+                    masks.size(), " masks of a ", masks.image_size.height, "x", masks.image_size.width,
+                    " image do not fit ", n, " scores and one of ", size.height, "x", size.width);
 }
 
 }  // namespace
@@ -139,11 +195,15 @@ at::Tensor draw_instances(const at::Tensor& image, const Instances& instances,
         std::all_of(box + 4 * i, box + 4 * i + 4, [](float value) { return std::isfinite(value); });
     if (finite && score[i] >= static_cast<float>(options.score_threshold)) drawn.push_back(i);
   }
-  for (const int64_t i : drawn) canvas.frame(touched_pixels(box + 4 * i), line, label_color(label[i]));
-  if (!options.labels) return result;
+  const bool masks = options.masks && instances.masks.defined();
+  const auto color = [&](int64_t i) { return label_color(masks ? i : label[i]); };
+  if (masks) draw_masks(canvas, instances.masks, drawn, (line + 1) / 2);
   for (const int64_t i : drawn) {
-    draw_caption(canvas, touched_pixels(box + 4 * i), caption(label[i], score[i], class_names),
-                 label_color(label[i]));
+    if (options.boxes) canvas.frame(touched_pixels(box + 4 * i), line, color(i));
+  }
+  for (const int64_t i : drawn) {
+    if (!options.labels) break;
+    draw_caption(canvas, touched_pixels(box + 4 * i), caption(label[i], score[i], class_names), color(i));
   }
   return result;
 }

@@ -21,7 +21,8 @@ inline constexpr std::array<Color, 32> kPalette = {{
     // clang-format on
 }};
 
-/** The colour of a label; labels that differ by a multiple of the palette's size share one. */
+/** The colour of a label or of an instance's index; numbers that differ by a multiple of the palette's size
+ * share one. */
 inline const Color& label_color(int64_t label) {
   const auto size = static_cast<int64_t>(kPalette.size());
   return kPalette[((label % size) + size) % size];

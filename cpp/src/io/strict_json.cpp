@@ -79,6 +79,8 @@ class Inspector : public nlohmann::json_sax<Json> {
 }  // namespace
 
 nlohmann::ordered_json parse_json(std::string_view text, const std::string& where) {
+  // Said here, because the library's own words for it differ between its versions.
+  check<ValueError>(!text.empty(), where, "not valid JSON at byte 0: the text is empty");
   Inspector inspector(text.size(), where);
   Json::sax_parse(text.begin(), text.end(), &inspector);
   return Json::parse(text.begin(), text.end());

@@ -2,10 +2,10 @@
 #include "kernels/focal_loss.h"
 
 #include <algorithm>
-#include <bit>
 #include <vector>
 
 #include "kernels/cpu_scalar.h"
+#include "kernels/fast_math.h"
 #include "kernels/isa.h"
 
 // With z = logit for the background and -logit for the positive class, an entry's loss is
@@ -15,23 +15,6 @@ namespace instseg::kernels {
 namespace {
 
 constexpr int64_t kBlock = 512;  // entries whose terms are in the cache together
-
-// exp(-a) for a >= 0, relative error about 1e-7 (Cephes' polynomial on [-ln2/2, ln2/2]).
-[[gnu::always_inline]] inline float exp_negative(float a) {
-  const float x = a < 87.0f ? -a : -87.0f;
-  const float shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) << 23;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
-}
 
 // log(1 + e) for 0 <= e <= 1 as 2 atanh(e / (2 + e)).
 [[gnu::always_inline]] inline float log1p_unit(float e) {

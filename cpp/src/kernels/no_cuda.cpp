@@ -3,13 +3,17 @@
 #include <string>
 
 #include "instseg/error.h"
+#include "kernels/aligned_bilinear.h"
+#include "kernels/blend.h"
 #include "kernels/box_loss.h"
 #include "kernels/cuda_info.h"
+#include "kernels/dynamic_mask_head.h"
 #include "kernels/fcos_decode.h"
 #include "kernels/fcos_targets.h"
 #include "kernels/focal_loss.h"
 #include "kernels/nms.h"
 #include "kernels/normalize.h"
+#include "kernels/paste.h"
 #include "kernels/resize.h"
 
 namespace instseg::kernels {
@@ -82,6 +86,32 @@ void find_candidates_cuda(const DecodeView&, const DecodeRule&, const bool*, flo
 void decode_boxes_cuda(const DecodeView&, const DecodeRule&, const float*, const int64_t*, int64_t, float*,
                        float*, int64_t*, int64_t*, void*) {
   unavailable("fcos_decode");
+}
+
+// ---- blend.h ----
+void blend_cuda(const BlendInput&, float*, void*) { unavailable("blend"); }
+void blend_attention_backward_cuda(const BlendInput&, const float*, float*, void*) { unavailable("blend"); }
+void blend_bases_backward_cuda(const BlendInput&, const float*, float*, void*) { unavailable("blend"); }
+// ---- paste.h ----
+void paste_bitmaps_cuda(const PasteJob&, uint8_t*, void*) { unavailable("Masks.bitmaps"); }
+void paste_count_cuda(const PasteJob&, int32_t*, void*) { unavailable("Masks.rle"); }
+void paste_places_cuda(const PasteJob&, const int64_t*, uint32_t*, void*) { unavailable("Masks.rle"); }
+// ---- aligned_bilinear.h ----
+void aligned_bilinear_cuda(const void*, ScalarKind, const EnlargeShape&, void*, void*) {
+  unavailable("aligned_bilinear");
+}
+void aligned_bilinear_backward_cuda(const void*, ScalarKind, const EnlargeShape&, void*, void*) {
+  unavailable("aligned_bilinear");
+}
+
+// ---- dynamic_mask_head.h ----
+void dynamic_mask_head_cuda(const HeadView&, float*, void*) { unavailable("dynamic_mask_head"); }
+void dynamic_mask_head_features_cuda(const HeadView&, const int64_t*, const int64_t*, const float*, float*,
+                                     void*) {
+  unavailable("dynamic_mask_head");
+}
+void dynamic_mask_head_parameters_cuda(const HeadView&, const float*, float*, void*) {
+  unavailable("dynamic_mask_head");
 }
 
 // ---- cuda_info.h ----

@@ -71,15 +71,16 @@ at::Tensor ConvUnit::forward(const at::Tensor& x, const at::Tensor& residual, in
     return packed_[packed_.size() > 1 ? level : 0](input, residual);
   }
 
-  const int64_t padding = same ? 0 : options_.kernel / 2;
+  const int64_t padding = same ? 0 : options_.dilation * (options_.kernel / 2);
   // A fixed scale and shift go into the weight, also in training: one pass over the activations less.
   if (norm && norm->is_affine()) {
     const auto [w, b] = fold(weight, bias, *norm);
-    return finish(at::conv2d(input, w.to(weight.dtype()), b.to(weight.dtype()), options_.stride, padding, 1,
-                             options_.groups),
+    return finish(at::conv2d(input, w.to(weight.dtype()), b.to(weight.dtype()), options_.stride, padding,
+                             options_.dilation, options_.groups),
                   residual, nullptr);
   }
-  return finish(at::conv2d(input, weight, optional_of(bias), options_.stride, padding, 1, options_.groups),
+  return finish(at::conv2d(input, weight, optional_of(bias), options_.stride, padding, options_.dilation,
+                           options_.groups),
                 residual, norm);
 }
 
@@ -88,7 +89,8 @@ void ConvUnit::lower(at::ScalarType dtype) {
   const bool group_norm = !norms_.empty() && norms_[0]->options().kind == "gn";
   check<Error>(packed_.empty(), "[ConvUnit::lower] already lowered");
   const bool same = options_.same_padding && options_.stride > 1;
-  const ConvGeometry geometry{options_.stride, same ? 0 : options_.kernel / 2, options_.groups};
+  const ConvGeometry geometry{options_.stride, same ? 0 : options_.dilation * (options_.kernel / 2),
+                              options_.groups, options_.dilation};
   for (const auto& norm : group_norm ? std::vector<std::shared_ptr<Norm>>{} : norms_) {
     check<Error>(norm->is_affine(), "[ConvUnit::lower] norm statistics are not fixed; call eval() first");
     const auto [w, b] = fold(weight.to(at::kFloat), bias, *norm);

@@ -19,8 +19,9 @@ struct ConvOptions {
   int64_t kernel = 3;
   int64_t stride = 1;
   int64_t groups = 1;
+  int64_t dilation = 1;
   bool bias = false;
-  bool same_padding = false;  // TensorFlow "SAME"; false: kernel / 2 on all sides
+  bool same_padding = false;  // TensorFlow "SAME"; false: dilation * (kernel / 2) on all sides
   NormOptions norm = {};      // channels are filled in
   int64_t norm_levels = 0;    // > 0: one norm per pyramid level, named norm.0, norm.1, ...
   Activation activation = Activation::none;

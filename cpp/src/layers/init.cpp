@@ -34,4 +34,13 @@ void init_kaiming_uniform_a1(at::Tensor& weight) {
   weight.uniform_(-bound, bound);
 }
 
+void init_default(at::Tensor& weight, at::Tensor& bias) {
+  if (skip_depth > 0) return;
+  const c10::AutoGradMode no_grad(false);
+  const double fan_in = static_cast<double>(weight.size(1) * weight.size(2) * weight.size(3));
+  const double bound = 1 / std::sqrt(fan_in);
+  weight.uniform_(-bound, bound);
+  bias.uniform_(-bound, bound);
+}
+
 }  // namespace instseg

@@ -126,6 +126,60 @@ void check_fields(const PostConfig& c, const Place& at) {
   at.within("max_detections", c.max_detections, 1, 1'000'000);
 }
 
+void check_fields(const BoxInstConfig& c, const Place& at) {
+  at.within("pairwise_size", c.pairwise_size, 3, 15);
+  at.require(c.pairwise_size % 2 == 1, "pairwise_size", c.pairwise_size, " is not odd");
+  at.within("pairwise_dilation", c.pairwise_dilation, 1, 64);
+  at.within("color_threshold", c.color_threshold, 0.0, 1.0);
+  at.within("warmup_iterations", c.warmup_iterations, 0, 1'000'000'000);
+  at.within("bottom_pixels_removed", c.bottom_pixels_removed, 0, 32768);
+}
+
+void check_fields(const CondInstConfig& c, const Place& at) {
+  at.within("mask_channels", c.mask_channels, 0, 32);
+  at.within("branch_channels", c.branch_channels, 1, 4096);
+  at.within("branch_convs", c.branch_convs, 0, 32);
+  at.one_of("branch_norm", c.branch_norm, {"bn", "gn", "none"});
+  at.within("head_depth", c.head_depth, 1, 8);
+  at.within("head_width", c.head_width, 1, 32);
+  at.one_of("coordinates", c.coordinates, {"relative", "absolute", "none"});
+  at.require(c.mask_channels > 0 || c.coordinates != "none", "coordinates",
+             "'none' needs mask_channels > 0: the mask head would have no input");
+  at.require(c.output_stride == 8 || c.output_stride == 4 || c.output_stride == 2, "output_stride",
+             c.output_stride, " is not one of 8, 4, 2");
+  at.one_of("supervision", c.supervision, {"masks", "boxes"});
+  at.require(!c.semantic || c.supervision == "masks", "semantic",
+             "needs supervision masks: its targets are made of them");
+  at.within("max_proposals", c.max_proposals, 0, 1'000'000);
+  at.within("max_proposals_per_image", c.max_proposals_per_image, 0, 1'000'000);
+  at.within("topk_per_image", c.topk_per_image, 0, 1'000'000);
+  at.require(c.topk_per_image == 0 || (c.max_proposals == 0 && c.max_proposals_per_image == 0),
+             "topk_per_image", c.topk_per_image,
+             " excludes max_proposals and max_proposals_per_image; set them to 0");
+  at.require(c.dice_eps > 0 && std::isfinite(c.dice_eps), "dice_eps", c.dice_eps,
+             " is not a positive number");
+  at.require(c.branch_norm != "gn" || c.branch_channels % 32 == 0, "branch_norm",
+             "'gn' has 32 groups, but branch_channels ", c.branch_channels, " is not a multiple of 32");
+  check_fields(c.boxinst, Place{at.type, at.prefix + "boxinst."});
+}
+
+void check_fields(const BlendMaskConfig& c, const Place& at) {
+  at.one_of("bottom", c.bottom, {"protonet", "deeplab_pyramid", "deeplab_backbone"});
+  at.within("bases", c.bases, 1, 64);
+  at.within("branch_channels", c.branch_channels, 1, 4096);
+  at.within("branch_convs", c.branch_convs, 0, 32);
+  at.one_of("branch_norm", c.branch_norm, {"bn", "gn", "none"});
+  at.within("attention_size", c.attention_size, 1, 256);
+  at.within("mask_size", c.mask_size, 2, 512);
+  at.at_least("semantic_weight", c.semantic_weight, 0);
+  at.one_of("paste", c.paste, {"clipped", "whole"});
+  at.require(c.branch_norm != "gn" || c.bottom == "protonet", "branch_norm",
+             "'gn' has 32 groups, but the low-level map of bottom ", c.bottom,
+             " has 48 channels; use bn or none");
+  at.require(c.branch_norm != "gn" || c.branch_channels % 32 == 0, "branch_norm",
+             "'gn' has 32 groups, but branch_channels ", c.branch_channels, " is not a multiple of 32");
+}
+
 void check_classes(const ModelConfig& c, const Place& at) {
   const auto count = static_cast<size_t>(c.num_classes);
   at.require(c.class_names.empty() || c.class_names.size() == count, "class_names", "has ",
@@ -150,10 +204,18 @@ void check_together(const ModelConfig& c, const Place& at) {
              " bounds, but neck levels ", c.neck.min_level, "..", c.neck.max_level, " need ", levels - 1);
   at.require(c.head.norm != "gn" || c.neck.channels % 32 == 0, "head.norm",
              "'gn' has 32 groups, but neck.channels ", c.neck.channels, " is not a multiple of 32");
+  if (c.family == "fcos") return;
+  at.require(c.neck.min_level == 3, "neck.min_level", c.neck.min_level, " must be 3 for family ", c.family,
+             ", whose masks are made of P3, P4 and P5");
+  at.require(c.head.location_offset == "half", "head.location_offset", "must be half for family ", c.family);
+  at.require(c.family != "condinst" || c.targets.rule == "fcos", "targets.rule",
+             "must be fcos for family condinst");
+  at.require(c.family != "blendmask" || c.head.quality == "centerness", "head.quality",
+             "must be centerness for family blendmask, whose mask loss is weighted by it");
 }
 
 void check_fields(const ModelConfig& c, const Place& at) {
-  at.one_of("family", c.family, {"fcos"});
+  at.one_of("family", c.family, {"fcos", "condinst", "blendmask"});
   at.within("num_classes", c.num_classes, 1, 100'000);
   check_classes(c, at);
   visit_fields(c, [&](const char* name, const auto& value, const char*) {
@@ -178,6 +240,9 @@ void HeadConfig::check() const { check_alone(*this); }
 void TargetConfig::check() const { check_alone(*this); }
 void LossConfig::check() const { check_alone(*this); }
 void PostConfig::check() const { check_alone(*this); }
+void BoxInstConfig::check() const { check_alone(*this); }
+void CondInstConfig::check() const { check_alone(*this); }
+void BlendMaskConfig::check() const { check_alone(*this); }
 void ModelConfig::check() const { check_alone(*this); }
 
 std::string ModelConfig::to_json(int indent) const {

@@ -164,11 +164,78 @@ struct ConfigTraits<PostConfig> {
 };
 
 template <>
+struct ConfigTraits<BoxInstConfig> {
+  static constexpr const char* name = "BoxInstConfig";
+  static constexpr const char* doc = "Training of CondInst masks from boxes alone.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"pairwise_size", &BoxInstConfig::pairwise_size, "odd side of the pairwise neighbourhood"},
+      ConfigField{"pairwise_dilation", &BoxInstConfig::pairwise_dilation, "mask pixels between neighbours"},
+      ConfigField{"color_threshold", &BoxInstConfig::color_threshold,
+                  "color similarity, 0..1, from which two pixels should have one label"},
+      ConfigField{"warmup_iterations", &BoxInstConfig::warmup_iterations,
+                  "iterations over which the pairwise term grows to its weight"},
+      ConfigField{"bottom_pixels_removed", &BoxInstConfig::bottom_pixels_removed,
+                  "px of the original image at its bottom whose colors are not used"},
+  };
+};
+
+template <>
+struct ConfigTraits<CondInstConfig> {
+  static constexpr const char* name = "CondInstConfig";
+  static constexpr const char* doc = "Masks by per-instance convolutions; read by family condinst.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"mask_channels", &CondInstConfig::mask_channels,
+                  "channels of the mask features; 0: the mask head sees coordinates alone"},
+      ConfigField{"branch_channels", &CondInstConfig::branch_channels, "channels of the mask branch"},
+      ConfigField{"branch_convs", &CondInstConfig::branch_convs,
+                  "3x3 convolutions of the mask branch after the fusion of P3, P4 and P5"},
+      ConfigField{"branch_norm", &CondInstConfig::branch_norm, "norm of the mask branch: bn, gn or none"},
+      ConfigField{"head_depth", &CondInstConfig::head_depth, "layers of the dynamic mask head, 1..8"},
+      ConfigField{"head_width", &CondInstConfig::head_width, "channels between its layers, 1..32"},
+      ConfigField{"coordinates", &CondInstConfig::coordinates,
+                  "further inputs of the mask head: relative (to the instance), absolute or none"},
+      ConfigField{"output_stride", &CondInstConfig::output_stride, "px per mask pixel: 8, 4 or 2"},
+      ConfigField{"semantic", &CondInstConfig::semantic, "an auxiliary semantic task in training"},
+      ConfigField{"supervision", &CondInstConfig::supervision,
+                  "what masks are learned from: masks, or boxes (BoxInst)"},
+      ConfigField{"max_proposals", &CondInstConfig::max_proposals,
+                  "positive locations of a batch with a mask loss, drawn at random; 0: all"},
+      ConfigField{"max_proposals_per_image", &CondInstConfig::max_proposals_per_image,
+                  "the same of each image; 0: all"},
+      ConfigField{"topk_per_image", &CondInstConfig::topk_per_image,
+                  "best scored positives of an image, shared by its objects; 0: no choice by score"},
+      ConfigField{"dice_eps", &CondInstConfig::dice_eps, "added to the denominator of the dice loss"},
+      ConfigField{"boxinst", &CondInstConfig::boxinst, "used with supervision boxes"},
+  };
+};
+
+template <>
+struct ConfigTraits<BlendMaskConfig> {
+  static constexpr const char* name = "BlendMaskConfig";
+  static constexpr const char* doc = "Masks blended from bases; read by family blendmask.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"bottom", &BlendMaskConfig::bottom,
+                  "bottom module: protonet, deeplab_pyramid (P3 and P5) or deeplab_backbone (C3 and C5)"},
+      ConfigField{"bases", &BlendMaskConfig::bases, "number of bases"},
+      ConfigField{"branch_channels", &BlendMaskConfig::branch_channels, "channels of the bottom module"},
+      ConfigField{"branch_convs", &BlendMaskConfig::branch_convs,
+                  "3x3 convolutions of protonet before its upsampling"},
+      ConfigField{"branch_norm", &BlendMaskConfig::branch_norm, "norm of the bottom module: bn, gn or none"},
+      ConfigField{"attention_size", &BlendMaskConfig::attention_size, "side of an attention map"},
+      ConfigField{"mask_size", &BlendMaskConfig::mask_size, "side of a mask"},
+      ConfigField{"semantic", &BlendMaskConfig::semantic, "an auxiliary semantic task in training"},
+      ConfigField{"semantic_weight", &BlendMaskConfig::semantic_weight, "weight of its loss"},
+      ConfigField{"paste", &BlendMaskConfig::paste,
+                  "box a mask is pasted into: clipped to the image (as published) or whole"},
+  };
+};
+
+template <>
 struct ConfigTraits<ModelConfig> {
   static constexpr const char* name = "ModelConfig";
   static constexpr const char* doc = "Everything that defines a model.";
   static constexpr auto fields = std::tuple{
-      ConfigField{"family", &ModelConfig::family, "fcos"},
+      ConfigField{"family", &ModelConfig::family, "fcos, condinst or blendmask"},
       ConfigField{"num_classes", &ModelConfig::num_classes, "number of foreground classes"},
       ConfigField{"class_names", &ModelConfig::class_names, "one per class, or empty when unknown"},
       ConfigField{"category_ids", &ModelConfig::category_ids,
@@ -180,6 +247,8 @@ struct ConfigTraits<ModelConfig> {
       ConfigField{"targets", &ModelConfig::targets, "assignment of ground truth to locations"},
       ConfigField{"loss", &ModelConfig::loss, "losses"},
       ConfigField{"post", &ModelConfig::post, "from head outputs to detections"},
+      ConfigField{"condinst", &ModelConfig::condinst, "masks of family condinst"},
+      ConfigField{"blendmask", &ModelConfig::blendmask, "masks of family blendmask"},
   };
 };
 

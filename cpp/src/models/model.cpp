@@ -3,6 +3,8 @@
 
 #include "instseg/error.h"
 #include "layers/init.h"
+#include "models/blendmask.h"
+#include "models/condinst.h"
 #include "models/fcos.h"
 
 namespace instseg {
@@ -13,6 +15,8 @@ Model::Model(ModelConfig config)
 std::shared_ptr<Model> make_model(const ModelConfig& config) {
   config.check();
   if (config.family == "fcos") return make_fcos(config);
+  if (config.family == "condinst") return make_condinst(config);
+  if (config.family == "blendmask") return make_blendmask(config);
   throw ValueError(join("[make_model] family: unknown model family '", config.family, "'"));
 }
 

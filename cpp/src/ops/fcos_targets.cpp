@@ -54,7 +54,7 @@ void check_targets(const std::vector<Targets>& targets, const std::vector<at::Te
   check<ValueError>(centers.empty() || centers.size() == targets.size(), "[fcos_targets] ", centers.size(),
                     " centers for ", targets.size(), " images; give one tensor per image or none");
   for (size_t i = 0; i < targets.size(); ++i) {
-    const auto& [boxes, labels] = targets[i];
+    const auto &boxes = targets[i].boxes, &labels = targets[i].labels;
     check_rows_of_four("fcos_targets", "boxes", boxes);
     check_vector("fcos_targets", "labels", labels, boxes.size(0));
     check_dtype("fcos_targets", "boxes", boxes, at::kFloat);

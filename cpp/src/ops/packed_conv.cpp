@@ -3,8 +3,8 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/clamp.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/hardtanh.h>
 #include <ATen/ops/relu.h>
 
 #include <map>
@@ -41,7 +41,8 @@ bool onednn_available() {
 at::Tensor reorder_weight(const at::Tensor& weight, const ConvGeometry& g, at::IntArrayRef input_size) {
   using Fn = at::Tensor(const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t,
                         at::OptionalIntArrayRef);
-  const int64_t padding[] = {g.padding, g.padding}, stride[] = {g.stride, g.stride}, dilation[] = {1, 1};
+  const int64_t padding[] = {g.padding, g.padding}, stride[] = {g.stride, g.stride},
+                dilation[] = {g.dilation, g.dilation};
   static const auto op = find_op("mkldnn::_reorder_convolution_weight", "")->typed<Fn>();
   return op.call(weight, padding, stride, dilation, g.groups, input_size);
 }
@@ -70,7 +71,8 @@ Scalars attribute_scalars(Activation activation) {
 
 at::Tensor activate_(at::Tensor x, Activation activation) {
   if (activation == Activation::relu) return x.relu_();
-  if (activation == Activation::relu6) return x.clamp_(0, 6);
+  // One pass backward, where clamp takes four.
+  if (activation == Activation::relu6) return at::hardtanh_(x, 0, 6);
   return x;
 }
 
@@ -102,11 +104,12 @@ at::Tensor PackedConv::operator()(const at::Tensor& x, const at::Tensor& residua
   const auto& g = geometry_;
   const OptionalTensor bias = bias_.defined() ? OptionalTensor(bias_) : std::nullopt;
   if (!onednn_) {
-    auto y = at::conv2d(x, plain_, bias, g.stride, g.padding, 1, g.groups);
+    auto y = at::conv2d(x, plain_, bias, g.stride, g.padding, g.dilation, g.groups);
     if (residual.defined()) y.add_(residual);
     return activate_(y, activation_);
   }
-  const int64_t padding[] = {g.padding, g.padding}, stride[] = {g.stride, g.stride}, dilation[] = {1, 1};
+  const int64_t padding[] = {g.padding, g.padding}, stride[] = {g.stride, g.stride},
+                dilation[] = {g.dilation, g.dilation};
   if (!residual.defined()) {
     using Fn = at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, at::IntArrayRef,
                           at::IntArrayRef, at::IntArrayRef, int64_t, c10::string_view, Scalars,

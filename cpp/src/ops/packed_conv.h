@@ -20,6 +20,7 @@ struct ConvGeometry {
   int64_t stride = 1;
   int64_t padding = 0;
   int64_t groups = 1;
+  int64_t dilation = 1;
 };
 
 /**

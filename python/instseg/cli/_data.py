@@ -31,6 +31,12 @@ def _data() -> None:
 def check(
     annotations: Annotated[str, typer.Argument(metavar="JSON", help="COCO instances file.")],
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="Folder that holds the images.")],
+    masks: Annotated[
+        bool | None,
+        typer.Option(
+            "--masks/--no-masks", help="Whether every annotation needs a mask; default: when any has one."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
 ) -> int:
     """List every problem of a COCO data set; exit code 1 when there is any."""
@@ -41,7 +47,10 @@ def check(
     with progress_bar("images") as bar:
         task = bar.add_task("", total=None)
         problems = check_dataset(
-            annotations, images, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            annotations,
+            images,
+            masks=masks,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:
         typer.echo(to_json([problem_row(problem) for problem in problems]))

@@ -55,7 +55,7 @@ def evaluate(
         str, typer.Option("--images", metavar="DIR", help="Folder that holds the images.")
     ] = ...,  # type: ignore[assignment]
     json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the twelve COCO numbers here.")
+        str | None, typer.Option("--json", metavar="FILE", help="Write the COCO numbers here.")
     ] = None,
     detections_file: Annotated[
         str | None,
@@ -64,9 +64,10 @@ def evaluate(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16 (CUDA only).")] = "fp32",
 ) -> int:
-    """Evaluate a model on a COCO data set: box AP by pycocotools."""
+    """Evaluate a model on a COCO data set: box AP, and mask AP of models with masks, by pycocotools."""
     import instseg
     from instseg.data import CocoDataset
+    from instseg.evaluation import MASK_PREFIX, predicts_masks
     from instseg.evaluation import evaluate as run_evaluation
 
     check_device(device, precision)
@@ -78,13 +79,21 @@ def evaluate(
     predictor = instseg.Predictor(model, device=device, precision=precision)
     for warning in predictor.warnings:
         print_warning(warning)
-    data = CocoDataset(annotations, images)
+    wants_masks = predicts_masks(predictor.config)
+    data = CocoDataset(annotations, images, masks=wants_masks)
+    if wants_masks and not data.has_masks:
+        print_warning(f"'{annotations}' has no usable masks; only boxes are evaluated")
+        data = CocoDataset(annotations, images)
     with progress_bar("images") as bar:
         task = bar.add_task("", total=len(data))
         result = run_evaluation(predictor, data, progress=lambda done, _: bar.update(task, completed=done))
     print_problems([*data.problems, *result["problems"]], annotations)
     numbers = coco_numbers(result)
     typer.echo(format_numbers(numbers))
+    if f"{MASK_PREFIX}AP" in result:
+        of_masks = coco_numbers(result, MASK_PREFIX)
+        typer.echo(f"\nmasks\n{format_numbers(of_masks)}")
+        numbers |= {MASK_PREFIX + key: value for key, value in of_masks.items()}
     if result["max_detections"] != 100:
         print_warning(
             f"AP counts up to {result['max_detections']} detections an image, COCO's own limit is 100"
@@ -105,9 +114,9 @@ def print_problems(problems: Sequence[object], annotations: str) -> None:
         print_error(f"and {count(rest, 'more problem')} in '{annotations}'; instseg data check lists all")
 
 
-def coco_numbers(result: dict[str, Any]) -> dict[str, float]:
-    """The twelve COCO numbers of an evaluation, in pycocotools' order."""
-    return {key: float(result[key]) for key, _ in ROWS}
+def coco_numbers(result: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The twelve COCO numbers of an evaluation, in pycocotools' order: of boxes, or those with ``prefix``."""
+    return {key: float(result[prefix + key]) for key, _ in ROWS}
 
 
 def format_numbers(numbers: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ EXAMPLES = examples("instseg models", "instseg models --json")
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """List the presets with their published box AP and official weights."""
+    """List the presets with their published AP and official weights."""
     import instseg
 
     rows = [preset_row(preset) for preset in instseg.presets()]
@@ -23,15 +23,15 @@ def models(
         typer.echo(to_json(rows))
         return
     width = max((len(row["name"]) for row in rows), default=0)
-    typer.echo(f"{'preset':<{width}}  box AP  description")
+    typer.echo(f"{'preset':<{width}}  box AP  mask AP  description")
     for row in rows:
-        ap = "-" if row["box_ap"] is None else f"{row['box_ap']:.1f}"
-        typer.echo(f"{row['name']:<{width}}  {ap:>6}  {row['description']}")
+        box, mask = ("-" if row[key] is None else f"{row[key]:.1f}" for key in ("box_ap", "mask_ap"))
+        typer.echo(f"{row['name']:<{width}}  {box:>6}  {mask:>7}  {row['description']}")
         if row["weights_url"] or row["weights_file"]:
             where = " ".join(part for part in (row["weights_file"], row["weights_url"]) if part)
-            typer.echo(f"{'':<{width}}          weights: {where}")
+            typer.echo(f"{'':<{width}}  {'':6}  {'':7}  weights: {where}")
     typer.echo(
-        "\nbox AP: published, COCO val2017. Convert official weights: instseg convert FILE OUT --preset NAME"
+        "\nAP: published, COCO val2017. Convert official weights: instseg convert FILE OUT --preset NAME"
     )
 
 
@@ -41,6 +41,7 @@ def preset_row(preset: Any) -> dict[str, Any]:
         "name": preset.name,
         "description": preset.description,
         "box_ap": preset.box_ap if preset.box_ap > 0 else None,
+        "mask_ap": preset.mask_ap if preset.mask_ap > 0 else None,
         "weights_file": preset.weights_file or None,
         "weights_url": preset.weights_url or None,
     }

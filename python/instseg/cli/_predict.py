@@ -64,6 +64,9 @@ def predict(
     pixel_limit: Annotated[
         int, typer.Option("--pixel-limit", help="Refuse images with more pixels.")
     ] = DEFAULT_PIXEL_LIMIT,
+    no_masks: Annotated[
+        bool, typer.Option("--no-masks", help="Leave the masks out of the detections document.")
+    ] = False,
 ) -> int:
     """Detect objects in images and folders of images."""
     import instseg
@@ -90,7 +93,7 @@ def predict(
     for warning in predictor.warnings:
         print_warning(warning)
 
-    run = Run(predictor, output, score, pixel_limit, errors)
+    run = Run(predictor, output, score, pixel_limit, errors, masks=json_file is not None and not no_masks)
     interrupted = False
     try:
         run.process(files, each=output is None and json_file is None)
@@ -160,11 +163,13 @@ class Run:
         score: float,
         pixel_limit: int,
         errors: list[dict[str, str]],
+        masks: bool,
     ) -> None:
         self._predictor = predictor
         self._score = score
         self._pixel_limit = pixel_limit
         self._output = output
+        self._masks = masks
         self._pictures = None if output is None else PictureNames(output)
         self._started = time.perf_counter()
         self.done: list[dict[str, Any]] = []
@@ -193,7 +198,7 @@ class Run:
         instances = self._predictor(image)
         if self._pictures is not None:
             instances.save_plot(self._pictures.next(file), image, score_threshold=self._score)
-        return instances.to_dict(file)
+        return instances.to_dict(file, masks=self._masks)
 
     def summary(self, total: int) -> str:
         """E.g. ``3 of 4 images done in 1.20 s, pictures in out, 1 input failed``."""

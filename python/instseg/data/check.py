@@ -7,7 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from instseg.data.records import Annotation, ImageRecord, Problem, index_document, read_document
+from instseg.data.records import (
+    Annotation,
+    ImageRecord,
+    Problem,
+    has_segmentations,
+    index_document,
+    read_document,
+)
 
 _SHOWN = 8  # annotation ids a message names
 
@@ -17,19 +24,23 @@ def check_dataset(
     images: str | os.PathLike[str],
     *,
     decode: bool = True,
+    masks: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Problem]:
     """Everything that is wrong with a COCO JSON file and its images; raises nothing.
 
     Args:
         decode: read every image completely; otherwise only its existence is checked.
+        masks: whether every annotation needs a mask; None: when any has one, so that a file of boxes is
+            sound.
         progress: called with (images done, images in all).
 
     Returns:
         The problems of the JSON file, then those of the images; empty when the dataset is sound.
     """
     try:
-        index = index_document(read_document(annotations))
+        document = read_document(annotations)
+        index = index_document(document, has_segmentations(document) if masks is None else masks)
     except (OSError, ValueError) as error:
         return [Problem("unreadable_json", str(error))]
     problems = list(index.problems)

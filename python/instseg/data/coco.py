@@ -15,7 +15,7 @@ from instseg.data.records import Annotation, ImageRecord, Problem, index_documen
 
 
 class CocoDataset:
-    """Images and boxes of a COCO JSON file.
+    """Images, boxes and masks of a COCO JSON file.
 
     Labels are 0, 1, ... in ascending order of the category ids. Records that cannot be used are left out and
     listed in ``problems``; ``check_dataset`` additionally looks at the image files.
@@ -23,7 +23,9 @@ class CocoDataset:
     Args:
         annotations: the JSON file (docs/training.md, "Data").
         images: folder that ``file_name`` of each image is relative to.
-        filter_empty: leave out images without a non-crowd object, as for training.
+        filter_empty: leave out images without an object to train on.
+        masks: read the segmentations too; annotations without a usable one are no training targets then.
+        semantic: targets also hold a map of the classes' masks.
 
     Raises:
         OSError: the JSON file cannot be read, or ``images`` is no folder.
@@ -36,6 +38,8 @@ class CocoDataset:
         images: str | os.PathLike[str],
         *,
         filter_empty: bool = False,
+        masks: bool = False,
+        semantic: bool = False,
     ) -> None:
         self.annotations_path = Path(annotations)
         self.image_dir = Path(images)
@@ -43,7 +47,9 @@ class CocoDataset:
             raise FileNotFoundError(f"[CocoDataset] annotation file '{self.annotations_path}' does not exist")
         if not self.image_dir.is_dir():
             raise FileNotFoundError(f"[CocoDataset] image folder '{self.image_dir}' does not exist")
-        index = index_document(read_document(self.annotations_path))
+        self.masks = masks
+        self.semantic = semantic
+        index = index_document(read_document(self.annotations_path), masks or semantic)
         self.problems: list[Problem] = index.problems
         self.category_ids: list[int] = sorted(index.categories)
         self.class_names: list[str] = [index.categories[i] for i in self.category_ids]
@@ -52,7 +58,7 @@ class CocoDataset:
         self.images: list[ImageRecord] = [
             image
             for image in index.images
-            if not filter_empty or any(not a.crowd for a in index.annotations.get(image.id, ()))
+            if not filter_empty or any(self._trains(a) for a in index.annotations.get(image.id, ()))
         ]
 
     def __len__(self) -> int:
@@ -66,8 +72,16 @@ class CocoDataset:
 
     @property
     def num_objects(self) -> int:
-        """Usable annotations of the listed images, crowds not counted."""
-        return sum(not a.crowd for image in self.images for a in self.annotations(image.id))
+        """Training targets of the listed images; crowds are none."""
+        return sum(self._trains(a) for image in self.images for a in self.annotations(image.id))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks were read and any object has one."""
+        return any(a.has_mask and not a.crowd for found in self._annotations.values() for a in found)
+
+    def _trains(self, annotation: Annotation) -> bool:
+        return not annotation.crowd and (annotation.has_mask or not self.masks)
 
     def annotations(self, image_id: int) -> list[Annotation]:
         """Usable annotations of an image, crowds included, in file order."""
@@ -93,15 +107,38 @@ class CocoDataset:
             )
         return image
 
-    def targets(self, i: int) -> dict[str, torch.Tensor]:
-        """Targets of entry ``i`` without crowds: boxes [G, 4] float32 xyxy in pixels, labels [G] int64."""
-        found = [a for a in self.annotations(self.images[i].id) if not a.crowd]
-        boxes = torch.tensor([a.box for a in found], dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor([self._label_of[a.category_id] for a in found], dtype=torch.int64)
-        return {"boxes": boxes, "labels": labels}
+    def targets(self, i: int) -> dict[str, Any]:
+        """Targets of entry ``i`` without crowds: boxes [G, 4] float32 xyxy in pixels, labels [G] int64.
 
-    def ground_truth(self, image_ids: set[int] | None = None) -> dict[str, Any]:
-        """A clean COCO document of the listed images (or of ``image_ids`` among them), crowds included."""
+        With ``masks`` also masks (MaskTargets, G of them), with ``semantic`` also semantic [H, W] uint8 or
+        int64: label + 1 of the last mask in the file that covers the pixel, crowds included, 0 for none.
+        """
+        from instseg import MaskTargets, ops
+
+        record = self.images[i]
+        size = record.height, record.width
+        every = self.annotations(record.id)
+        found = [a for a in every if self._trains(a)]
+        boxes = torch.tensor([a.box for a in found], dtype=torch.float32).reshape(-1, 4)
+        targets: dict[str, Any] = {"boxes": boxes, "labels": self._labels(found)}
+        if self.masks:
+            targets["masks"] = MaskTargets.from_coco(_segmentations(found), size)
+        if self.semantic:
+            masked = [a for a in every if a.segmentation is not None]
+            masks = MaskTargets.from_coco(_segmentations(masked), size)
+            targets["semantic"] = ops.class_map(masks, self._labels(masked))
+        return targets
+
+    def _labels(self, annotations: list[Annotation]) -> torch.Tensor:
+        return torch.tensor([self._label_of[a.category_id] for a in annotations], dtype=torch.int64)
+
+    def ground_truth(self, image_ids: set[int] | None = None, *, masks: bool | None = None) -> dict[str, Any]:
+        """A clean COCO document of the listed images (or of ``image_ids`` among them), crowds included.
+
+        masks: with the segmentations as they are in the file, and without the annotations that have no sound
+        one; False: every box. Default: whether the dataset reads masks.
+        """
+        with_masks = self.masks if masks is None else masks
         listed = [image for image in self.images if image_ids is None or image.id in image_ids]
         annotations = [
             {
@@ -111,9 +148,11 @@ class CocoDataset:
                 "bbox": list(a.bbox),
                 "area": a.area,
                 "iscrowd": int(a.crowd),
+                **({"segmentation": a.segmentation.to_coco()} if with_masks and a.segmentation else {}),
             }
             for image in listed
             for a in self.annotations(image.id)
+            if a.segmentation is not None or not with_masks
         ]
         names = zip(self.category_ids, self.class_names, strict=True)
         return {
@@ -123,3 +162,7 @@ class CocoDataset:
             "annotations": annotations,
             "categories": [{"id": category, "name": name} for category, name in names],
         }
+
+
+def _segmentations(annotations: list[Annotation]) -> list[Any]:
+    return [a.segmentation.to_targets() for a in annotations if a.segmentation is not None]

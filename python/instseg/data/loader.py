@@ -27,8 +27,10 @@ class Batch:
     Attributes:
         iteration: the step it belongs to.
         images: uint8 [H, W, 3] tensors (RGB) at network size, of different sizes.
-        targets: per image boxes [G, 4] float32 xyxy in its pixels and labels [G] int64.
+        targets: per image boxes [G, 4] float32 xyxy in its pixels, labels [G] int64 and, where the dataset
+            gives them, masks (MaskTargets) and semantic [H, W].
         image_ids: ids from the annotation file.
+        original_sizes: height and width of each image before augmentation.
         problems: images that could not be read and were replaced.
     """
 
@@ -36,6 +38,7 @@ class Batch:
     images: list[torch.Tensor]
     targets: list[Targets]
     image_ids: list[int]
+    original_sizes: list[tuple[int, int]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -117,6 +120,7 @@ class _Batches(Dataset["Batch | str"]):
             batch.images.append(image)
             batch.targets.append(targets)
             batch.image_ids.append(record.id)
+            batch.original_sizes.append((record.height, record.width))
             return True
         return False
 
@@ -152,6 +156,8 @@ def training_batches(
         batch_size=None,
         collate_fn=_identity,
         worker_init_fn=_quiet_worker,
+        # Its own: a draw from the default one would change the numbers of a resumed run.
+        generator=torch.Generator(),
         **options,
     )
     for item in loader:

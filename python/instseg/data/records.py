@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from instseg.data.segmentation import Segmentation, parse_segmentation
+
 # Annotation tools round box edges to whole pixels, so one pixel outside is not worth a report.
 BOX_TOLERANCE = 1.0
 
@@ -23,8 +25,8 @@ class Problem:
     """One thing that is wrong with a dataset.
 
     ``kind`` is one of unreadable_json, missing_key, bad_value, duplicate_id, duplicate_name,
-    unknown_category, unknown_image, bad_box, empty_box, box_outside_image, image_missing, image_unreadable,
-    image_size.
+    unknown_category, unknown_image, bad_box, empty_box, box_outside_image, mask_missing, bad_polygon,
+    bad_rle, empty_mask, image_missing, image_unreadable, image_size.
     """
 
     kind: str
@@ -50,7 +52,11 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One entry of ``annotations``: ``bbox`` as in the file, ``box`` clipped corners x1, y1, x2, y2 (px)."""
+    """One entry of ``annotations``.
+
+    ``bbox`` is that of the file, ``box`` clipped corners x1, y1, x2, y2 (px). ``segmentation`` is there when
+    masks are read and it is sound, ``has_mask`` says that it also covers pixels of the image.
+    """
 
     id: int
     image_id: int
@@ -59,6 +65,8 @@ class Annotation:
     box: tuple[float, float, float, float]
     area: float
     crowd: bool
+    segmentation: Segmentation | None = field(default=None, repr=False, compare=False)
+    has_mask: bool = False
 
 
 @dataclass
@@ -94,13 +102,18 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def index_document(document: dict[str, Any]) -> Index:
-    """Indexes a document of read_document(). Never raises on its content."""
+def index_document(document: dict[str, Any], masks: bool = False) -> Index:
+    """Indexes a document of read_document(), with its masks if asked for. Never raises on its content."""
     index = Index()
     _index_categories(document["categories"], index)
     known, broken = _index_images(document["images"], index)
-    _index_annotations(document["annotations"], known, broken, index)
+    _index_annotations(document["annotations"], known, broken, index, masks)
     return index
+
+
+def has_segmentations(document: dict[str, Any]) -> bool:
+    """Whether any annotation comes with a segmentation; a file of boxes has none."""
+    return any(isinstance(record, dict) and record.get("segmentation") for record in document["annotations"])
 
 
 def _is_int(value: object) -> bool:
@@ -119,6 +132,7 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+Box = tuple[float, float, float, float]
 Rule = tuple[Callable[[object], bool], str]
 
 _ID: Rule = (_is_id, "an integer of 64 bits")
@@ -200,7 +214,7 @@ def _index_images(records: list[Any], index: Index) -> tuple[dict[int, ImageReco
 
 
 def _index_annotations(
-    records: list[Any], known: dict[int, ImageRecord], broken: set[Hashable], index: Index
+    records: list[Any], known: dict[int, ImageRecord], broken: set[Hashable], index: Index, masks: bool
 ) -> None:
     seen: set[int] = set()
     for position, record in enumerate(records):
@@ -228,16 +242,30 @@ def _index_annotations(
         if trouble is not None:
             index.problems.append(Problem(*trouble, image_id, own))
         if box is not None:
-            area = _area(record.get("area"))
-            if area is None:
-                area = (box[2] - box[0]) * (box[3] - box[1])
-                if record.get("area") is not None:
-                    message = f"'area' {_short(record['area'])} is no area; that of the box is taken"
-                    index.problems.append(Problem("bad_value", message, image_id, own))
-            crowd = record.get("iscrowd") in (1, True)
-            x, y, width, height = (float(v) for v in record["bbox"])
-            found = Annotation(record["id"], image_id, category_id, (x, y, width, height), box, area, crowd)
+            found = _annotation(record, box, known[image_id], index, masks)
             index.annotations.setdefault(image_id, []).append(found)
+
+
+def _annotation(
+    record: dict[str, Any], box: Box, image: ImageRecord, index: Index, masks: bool
+) -> Annotation:
+    """The annotation of a sound record with the clipped box ``box``."""
+    own = record["id"]
+    area = _area(record.get("area"))
+    if area is None:
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        if record.get("area") is not None:
+            message = f"'area' {_short(record['area'])} is no area; that of the box is taken"
+            index.problems.append(Problem("bad_value", message, image.id, own))
+    segmentation, covers = None, False
+    if masks:
+        size = image.height, image.width
+        segmentation, covers, troubles = parse_segmentation(record.get("segmentation"), size)
+        index.problems += [Problem(*trouble, image.id, own) for trouble in troubles]
+    crowd = record.get("iscrowd") in (1, True)
+    x, y, width, height = (float(v) for v in record["bbox"])
+    bbox = x, y, width, height
+    return Annotation(own, image.id, record["category_id"], bbox, box, area, crowd, segmentation, covers)
 
 
 def _area(value: object) -> float | None:
@@ -250,9 +278,7 @@ def _area(value: object) -> float | None:
     return area if math.isfinite(area) and area >= 0 else None
 
 
-def _box(
-    value: list[Any], image: ImageRecord
-) -> tuple[tuple[float, float, float, float] | None, tuple[str, str] | None]:
+def _box(value: list[Any], image: ImageRecord) -> tuple[Box | None, tuple[str, str] | None]:
     """Clipped corners of an x, y, width, height box (None when unusable) and what is wrong with it."""
     if len(value) != 4 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
         return None, ("bad_box", f"bbox {_short(value)} is not four numbers x, y, width, height")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ import torch
 if TYPE_CHECKING:
     from instseg import InputConfig
 
-Targets = dict[str, torch.Tensor]
+# boxes [G, 4] float32, labels [G] int64, and where wanted masks (MaskTargets) and semantic [H, W].
+Targets = dict[str, Any]
 
 # Boxes whose side falls below this after resizing carry no object (px).
 MIN_BOX_SIDE = 1e-5
@@ -52,7 +53,10 @@ class Augmentation:
     def __call__(
         self, image: npt.NDArray[np.uint8], targets: Targets, generator: np.random.Generator
     ) -> tuple[torch.Tensor, Targets]:
-        """Augments an RGB image, uint8 [H, W, 3]; returns it at network size with its targets."""
+        """Augments an RGB image, uint8 [H, W, 3]; returns it at network size with its targets.
+
+        Objects whose box has no side or whose mask has no pixel left are dropped.
+        """
         from instseg import ops
 
         # Both numbers are always drawn, so that one option does not change the other's randomness.
@@ -65,14 +69,33 @@ class Augmentation:
         pixels = torch.as_tensor(np.ascontiguousarray(image))
         if (new_height, new_width) != (height, width):
             pixels = torch.as_tensor(ops.resize_image(pixels, (new_height, new_width), config.resize))
-        boxes = resize_boxes(targets["boxes"], (height, width), (new_height, new_width))
         if mirrored:
             pixels = pixels.flip(1)
-            boxes = flip_boxes(boxes, new_width)
-        keep = ((boxes[:, 2:] - boxes[:, :2]) > MIN_BOX_SIDE).all(dim=1)
-        return pixels.contiguous(), {"boxes": boxes[keep], "labels": targets["labels"][keep]}
+        return pixels.contiguous(), _moved(targets, (height, width), (new_height, new_width), mirrored)
 
     def _short_side(self, generator: np.random.Generator) -> int:
         if self.sampling == "range":
             return int(generator.integers(self.short_sides[0], self.short_sides[1], endpoint=True))
         return int(self.short_sides[generator.integers(len(self.short_sides))])
+
+
+def _moved(targets: Targets, old: tuple[int, int], new: tuple[int, int], mirrored: bool) -> Targets:
+    """Targets of an image resized from ``old`` to ``new`` (height, width) and then perhaps mirrored."""
+    from instseg import MaskTargets, ops
+
+    boxes = resize_boxes(targets["boxes"], old, new)
+    if mirrored:
+        boxes = flip_boxes(boxes, new[1])
+    keep = ((boxes[:, 2:] - boxes[:, :2]) > MIN_BOX_SIDE).all(dim=1)
+    out: Targets = {}
+    masks: MaskTargets | None = targets.get("masks")
+    if masks is not None:
+        masks = masks.resized(new)
+        masks = masks.flipped() if mirrored else masks
+        keep &= torch.tensor(masks.areas(), dtype=torch.int64) > 0
+        out["masks"] = masks.select(keep.nonzero()[:, 0].tolist())
+    semantic: torch.Tensor | None = targets.get("semantic")
+    if semantic is not None:
+        semantic = ops.resize_nearest(semantic, new)
+        out["semantic"] = semantic.flip(1) if mirrored else semantic
+    return {"boxes": boxes[keep], "labels": targets["labels"][keep], **out}

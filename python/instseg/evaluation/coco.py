@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Box AP and AR as pycocotools computes them (docs/evaluation.md)."""
+"""Box and mask AP and AR as pycocotools computes them (docs/evaluation.md)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,24 @@ import numpy.typing as npt
 from instseg.data import CocoDataset, Problem
 
 if TYPE_CHECKING:
-    from instseg import Instances, Predictor
+    from instseg import Instances, ModelConfig, Predictor
 
-Detection = dict[str, Any]  # image_id, category_id, bbox [x, y, width, height], score
+# image_id, category_id, score, bbox [x, y, width, height] and, with masks, segmentation {size, counts}
+Detection = dict[str, Any]
+
+#: Prefix of the numbers of masks in the result of evaluate(); those of boxes have none.
+MASK_PREFIX = "mask_"
+
+# What is compared -> (pycocotools' name of it, field of the detections)
+_KINDS = {"box": ("bbox", "bbox"), "mask": ("segm", "segmentation")}
 
 # Detections an image that COCO counts at most.
 COCO_MAX_DETECTIONS = 100
+
+
+def predicts_masks(config: ModelConfig) -> bool:
+    """Whether models of this configuration give their detections masks."""
+    return config.family != "fcos"
 
 
 def evaluate(
@@ -31,19 +43,20 @@ def evaluate(
     max_detections: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs a predictor over a dataset and compares its boxes with the annotations.
+    """Runs a predictor over a dataset and compares its boxes, and masks, with the annotations.
 
     Args:
         predictor: a Predictor; its classes are matched to the dataset's by name.
-        dataset: ground truth; crowds are ignored regions.
+        dataset: ground truth; crowds are ignored regions. Masks are compared when the model predicts masks
+            and the dataset was opened with ``masks=True`` and has some.
         max_detections: detections an image that count, the best ones first. Default: the model's
             ``post.max_detections``, at least 100 (the COCO protocol).
         progress: called with (images done, images in all).
 
     Returns:
-        The numbers of evaluate_detections(), floats, and besides: "max_detections" (int), "images" (int,
-        those evaluated), "detections" (their COCO results) and "problems" (list of Problem: images that
-        could not be read and do not count).
+        The numbers of evaluate_detections(), floats, those of masks as "mask_AP", "mask_AP50", ..., and
+        besides: "max_detections" (int), "images" (int, those evaluated), "detections" (their COCO results)
+        and "problems" (list of Problem: images that could not be read and do not count).
 
     Raises ValueError when the model knows none of the dataset's classes, or no image can be read.
     """
@@ -53,20 +66,28 @@ def evaluate(
     detections: list[Detection] = []
     problems: list[Problem] = []
     evaluated: set[int] = set()
+    masked = False
     for i, image in enumerate(dataset.images):
         try:
             pixels = dataset.read(i)
         except (OSError, ValueError) as error:
             problems.append(Problem("image_unreadable", str(error), image.id))
         else:
-            detections += _rows(predictor(pixels), image.id, categories)
+            found = predictor(pixels)
+            masked = masked or found.masks is not None
+            detections += _rows(found, image.id, categories)
             evaluated.add(image.id)
         if progress is not None:
             progress(i + 1, len(dataset.images))
     if not evaluated:
         reason = f"; {problems[0].message}" if problems else ""
         raise ValueError(f"[evaluate] no image of '{dataset.annotations_path}' could be read{reason}")
-    numbers = evaluate_detections(dataset.ground_truth(evaluated), detections, max_detections=limit)
+    truth = dataset.ground_truth(evaluated, masks=False)
+    numbers = evaluate_detections(truth, detections, max_detections=limit)
+    if masked and dataset.has_masks:
+        truth = dataset.ground_truth(evaluated)
+        of_masks = evaluate_detections(truth, detections, kind="mask", max_detections=limit)
+        numbers |= {MASK_PREFIX + name: value for name, value in of_masks.items()}
     return {
         **numbers,
         "max_detections": limit,
@@ -80,21 +101,27 @@ def evaluate_detections(
     ground_truth: str | os.PathLike[str] | Mapping[str, Any],
     detections: str | os.PathLike[str] | Sequence[Detection],
     *,
+    kind: str = "box",
     max_detections: int = COCO_MAX_DETECTIONS,
 ) -> dict[str, float]:
-    """COCO numbers of boxes found elsewhere.
+    """COCO numbers of boxes or masks found elsewhere.
 
     Args:
         ground_truth: a COCO document or the path of one.
         detections: COCO results or the path of a JSON file with them.
+        kind: "box", or "mask"; mask detections are sorted into sizes by their own area, boxes are not read.
         max_detections: N, detections an image that count for AP, APs, ARs, ...
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl and, unless N is 100, AR<N>: 0..1, or
         -1 where the dataset has no such object.
 
-    Raises ValueError when a detection lacks a field or belongs to an image that is not in the ground truth.
+    Raises ValueError when a detection lacks a field or belongs to an image that is not in the ground truth,
+    or an annotation has no mask to compare with.
     """
+    if kind not in _KINDS:
+        raise ValueError(f"[evaluate_detections] kind must be box or mask, got {kind!r}")
+    name, field = _KINDS[kind]
     if max_detections < 1:
         raise ValueError(f"[evaluate_detections] max_detections must be positive, got {max_detections}")
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
@@ -103,9 +130,11 @@ def evaluate_detections(
 
         truth = COCO()
         truth.dataset = {"info": {}, **_document(ground_truth)}
+        if kind == "mask":
+            _check_masks(truth.dataset)
         truth.createIndex()
-        found = _load_results(COCO, truth, _list(detections))
-        run = COCOeval(truth, found, "bbox")
+        found = _load_results(COCO, truth, _list(detections, field))
+        run = COCOeval(truth, found, name)
         limits = sorted({1, 10, COCO_MAX_DETECTIONS, max_detections})
         run.params.maxDets = limits
         run.evaluate()
@@ -114,9 +143,14 @@ def evaluate_detections(
 
 
 def summary_line(numbers: Mapping[str, float]) -> str:
-    """AP, AP50, AP75 and AP by size in one line."""
+    """AP, AP50, AP75 and AP by size in one line; those of masks, when there are any, after those of boxes."""
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    return "  ".join(f"{n} {numbers[n]:.3f}" if numbers[n] >= 0 else f"{n} -" for n in names)
+
+    def line(prefix: str) -> str:
+        values = ((n, numbers[prefix + n]) for n in names)
+        return "  ".join(f"{n} {value:.3f}" if value >= 0 else f"{n} -" for n, value in values)
+
+    return f"box {line('')}  mask {line(MASK_PREFIX)}" if f"{MASK_PREFIX}AP" in numbers else line("")
 
 
 def _categories_of_labels(names: list[str], count: int, dataset: CocoDataset) -> list[int | None]:
@@ -139,18 +173,19 @@ def _categories_of_labels(names: list[str], count: int, dataset: CocoDataset) ->
 
 
 def _rows(instances: Instances, image_id: int, categories: list[int | None]) -> list[Detection]:
-    columns = (instances.labels, instances.scores, instances.boxes)
-    labels, scores, boxes = (column.cpu().tolist() for column in columns)
-    return [
-        {
-            "image_id": image_id,
-            "category_id": categories[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for label, score, (x1, y1, x2, y2) in zip(labels, scores, boxes, strict=True)
-        if categories[label] is not None
-    ]
+    rows = instances.to_coco(image_id)
+    for row, label in zip(rows, instances.labels.tolist(), strict=True):
+        row["category_id"] = categories[label]
+    return [row for row in rows if row["category_id"] is not None]
+
+
+def _check_masks(truth: Mapping[str, Any]) -> None:
+    bare = [row.get("id") for row in truth.get("annotations", []) if not row.get("segmentation")]
+    if bare:
+        raise ValueError(
+            f"[evaluate_detections] {len(bare)} annotations of the ground truth have no 'segmentation', the "
+            f"first is {bare[0]}; evaluate boxes, or open the dataset with masks=True"
+        )
 
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
@@ -170,15 +205,17 @@ def _document(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, A
     return document
 
 
-def _list(source: str | os.PathLike[str] | Sequence[Detection]) -> list[Detection]:
+def _list(source: str | os.PathLike[str] | Sequence[Detection], field: str) -> list[Detection]:
     rows = _read_json(source) if isinstance(source, (str, os.PathLike)) else list(source)
     if not isinstance(rows, list):
         raise ValueError("[evaluate_detections] detections must be a list of COCO results")
     for i, row in enumerate(rows):
-        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in row]
+        missing = [key for key in ("image_id", "category_id", field, "score") if key not in row]
         if missing:
             raise ValueError(f"[evaluate_detections] detection {i} has no '{missing[0]}'")
-    return rows
+    # A box beside a mask would decide the size of the detection.
+    keys = ("image_id", "category_id", field, "score")
+    return [{key: row[key] for key in keys} for row in rows]
 
 
 def _load_results(coco: Any, truth: Any, rows: list[Detection]) -> Any:
@@ -188,8 +225,7 @@ def _load_results(coco: Any, truth: Any, rows: list[Detection]) -> Any:
             f"[evaluate_detections] detections of image {min(unknown)} which is not in the ground truth"
         )
     if rows:
-        # loadRes writes into the rows it is given.
-        return truth.loadRes([dict(row) for row in rows])
+        return truth.loadRes(rows)
     empty = coco()
     empty.dataset = {**truth.dataset, "annotations": []}
     empty.createIndex()

@@ -14,7 +14,7 @@ from instseg.importers.containers import Checkpoint, from_mapping, read_checkpoi
 from instseg.importers.detect import FLAVORS, candidates, choose, find_flavor, is_backbone
 from instseg.importers.loading import copy_tensors, match_names
 from instseg.importers.report import Report
-from instseg.importers.structure import Config
+from instseg.importers.structure import Config, mask_convs
 
 if TYPE_CHECKING:
     from instseg import Model, ModelConfig
@@ -30,7 +30,7 @@ def convert(
     strict: bool = True,
 ) -> tuple[Model, Report]:
     """
-    A model with the weights of a foreign FCOS checkpoint, on the CPU in float32.
+    A model with the weights of a foreign detector checkpoint, on the CPU in float32.
 
     Container, naming scheme, architecture and number of classes are recognised by content. ``preset``
     answers what names and shapes leave open, or is a complete configuration; ``overrides`` changes fields
@@ -72,7 +72,7 @@ def official_name_map(preset_or_config: str | ModelConfig | Mapping[str, Any], f
     from instseg.model import Model
 
     _, config = _given_config(preset_or_config)
-    table = FLAVORS[flavor].table
+    table = FLAVORS[flavor].table(mask_convs(config))
     pairs = ((table.official(name), name) for name in Model(config).state_dict())
     return {official: name for official, name in pairs if official is not None}
 

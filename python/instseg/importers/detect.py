@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from instseg.importers import adelaidet, maskrcnn_benchmark, mmdet, torchvision
 from instseg.importers.containers import Checkpoint
@@ -19,14 +19,17 @@ class Flavor:
     """A naming scheme of detector checkpoints."""
 
     name: str
-    table: NameTable
+    table: Callable[[int], NameTable]
+    """The names of a model whose mask branch has so many convolutions."""
     canonical: Callable[[str], str]
     signature: tuple[str, ...]
     """Raw names, one of which every checkpoint of this flavor has."""
+    mask_convs: int = 0
+    """Convolutions in the mask branch of the file at hand."""
 
     def ours(self, name: str) -> str | None:
         """Our name for a name in the file."""
-        return self.table.ours(self.canonical(name))
+        return self.table(self.mask_convs).ours(self.canonical(name))
 
 
 FLAVORS = {
@@ -34,25 +37,25 @@ FLAVORS = {
     for flavor in (
         Flavor(
             "adelaidet",
-            adelaidet.TABLE,
+            adelaidet.table,
             adelaidet.canonical,
             ("proposal_generator.fcos_head.cls_logits.weight",),
         ),
         Flavor(
             "torchvision",
-            torchvision.TABLE,
+            lambda _: torchvision.TABLE,
             torchvision.canonical,
             ("head.classification_head.cls_logits.weight",),
         ),
         Flavor(
             "mmdet",
-            mmdet.TABLE,
+            lambda _: mmdet.TABLE,
             mmdet.canonical,
             ("bbox_head.conv_cls.weight", "bbox_head.fcos_cls.weight"),
         ),
         Flavor(
             "maskrcnn_benchmark",
-            maskrcnn_benchmark.TABLE,
+            lambda _: maskrcnn_benchmark.TABLE,
             maskrcnn_benchmark.canonical,
             ("rpn.head.cls_logits.weight",),
         ),
@@ -82,7 +85,7 @@ def find_flavor(names: Iterable[str]) -> Flavor:
     refuse_unsupported(sorted(names))
     for flavor in FLAVORS.values():
         if names.intersection(flavor.signature):
-            return flavor
+            return replace(flavor, mask_convs=adelaidet.mask_convs(names))
     if {"head.cls_logits.weight", "backbone.stem.weight"} <= names:
         raise ValueError("is an instseg model already; use it as it is")
     if is_backbone(names):
@@ -91,7 +94,7 @@ def find_flavor(names: Iterable[str]) -> Flavor:
             "Answer with --preset NAME (preset=... in Python)"
         )
     some = ", ".join(sorted(names)[:4])
-    raise ValueError(f"has names of no known FCOS implementation, such as {some}")
+    raise ValueError(f"has names of no detector this program knows, such as {some}")
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,13 @@ def choose(checkpoint: Checkpoint, flavor: Flavor, preset: str | None) -> tuple[
     shapes = _our_shapes(checkpoint, flavor)
     structure = Structure.of_names(shapes)
     everything = candidates()
+    notes: list[str] = []
     if preset is None:
-        chosen = _find(structure, _hinted(checkpoint, flavor, everything), flavor.name)
+        chosen = _find(structure, _hinted(checkpoint, flavor, everything), flavor.name, notes)
     else:
         chosen = _named(preset, everything)
         _agree(chosen, structure, flavor)
     config = deepcopy(chosen.config)
-    notes = []
     if flavor.name == "mmdet":
         notes += mmdet.configure(config, checkpoint.meta, asked=preset is not None)
     if config["backbone"]["name"] != structure.backbone:
@@ -170,6 +173,7 @@ def choose(checkpoint: Checkpoint, flavor: Flavor, preset: str | None) -> tuple[
         config["backbone"]["name"] = structure.backbone
     classes = shapes.get("head.cls_logits.weight", (config["num_classes"],))[0]
     notes += _set_classes(config, classes, mmdet.class_names(checkpoint.meta))
+    notes += _set_semantic(config, shapes)
     return chosen.name, config, notes
 
 
@@ -183,7 +187,11 @@ def _hinted(checkpoint: Checkpoint, flavor: Flavor, pool: Sequence[Candidate]) -
     improved = mmdet.is_improved(checkpoint.meta) if flavor.name == "mmdet" else None
     if improved is None:
         return list(pool)
-    return [c for c in pool if (c.config["head"]["centerness_on"] == "box") == improved]
+    return [
+        c
+        for c in pool
+        if c.config["family"] != "fcos" or (c.config["head"]["centerness_on"] == "box") == improved
+    ]
 
 
 def _named(preset: str, pool: Sequence[Candidate]) -> Candidate:
@@ -208,7 +216,7 @@ def _agree(chosen: Candidate, structure: Structure, flavor: Flavor) -> None:
         raise ValueError(f"does not fit preset {chosen.name}: the file has {structure}; the preset {wanted}")
 
 
-def _find(structure: Structure, pool: Sequence[Candidate], flavor: str) -> Candidate:
+def _find(structure: Structure, pool: Sequence[Candidate], flavor: str, notes: list[str]) -> Candidate:
     pool = [c for c in pool if c.flavor == flavor]
     exact = [c for c in pool if Structure.of_config(c.config) == structure]
     fitting = exact or [
@@ -222,13 +230,16 @@ def _find(structure: Structure, pool: Sequence[Candidate], flavor: str) -> Candi
     if not exact:
         for candidate in fitting:
             candidate.config["backbone"]["name"] = structure.backbone
-    differing = _differences([c.config for c in fitting])
+    differing = [name for name in _differences([c.config for c in fitting]) if name not in _CLASS_FIELDS]
     if differing:
         raise ValueError(
             f"which model is it: {_or(c.name for c in fitting)}? They differ in "
             f"{', '.join(differing)}, which the "
             "weights do not show; answer with --preset NAME (preset=... in Python)"
         )
+    twins = [c.name for c in fitting if c.config == fitting[0].config]
+    if len(twins) > 1:
+        notes.append(f"the weights do not show whether they are of {_or(twins)}, which are the same model")
     return fitting[0]
 
 
@@ -241,7 +252,7 @@ def _flat(config: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+            flat.update({f"{key}.{name}": inner for name, inner in _flat(value).items()})
         else:
             flat[key] = value
     return flat
@@ -251,6 +262,24 @@ def _differences(configs: Sequence[Config]) -> list[str]:
     """Fields in which the configurations differ."""
     flats = [_flat(config) for config in configs]
     return [key for key, value in flats[0].items() if any(flat[key] != value for flat in flats[1:])]
+
+
+# Decided by the file, see _set_classes.
+_CLASS_FIELDS = ("num_classes", "class_names", "category_ids")
+
+
+def _set_semantic(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Drops BlendMask's auxiliary task where the file has no layers for it, or those of other classes."""
+    if config["family"] != "blendmask" or not config["blendmask"]["semantic"]:
+        return []
+    outputs = shapes.get("basis_module.seg_logits.weight", (0,))[0]
+    if outputs == config["num_classes"] + 1:
+        return []
+    config["blendmask"]["semantic"] = False
+    have = f"those for {outputs - 1} classes" if outputs else "none"
+    return [
+        f"blendmask.semantic is false: of the layers of that task, which is for training, the file has {have}"
+    ]
 
 
 def _set_classes(config: Config, classes: int, stored: list[str]) -> list[str]:

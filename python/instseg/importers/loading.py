@@ -14,9 +14,13 @@ from instseg.importers.tensors import StoredTensor
 
 # Preprocessing, counters and anchors: no weights of the network.
 _IGNORED = re.compile(
-    r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|weight_order)$|^mask_head\._iter$|anchor_generator\."
+    r"(^|\.)(num_batches_tracked|pixel_mean|pixel_std|weight_order)$"
+    r"|^mask_head\.(_iter|sizes_of_interest)$|anchor_generator\."
 )
-_COUNTER = "num_batches_tracked"
+# Our names of layers that only serve training, for models built without them.
+_AUXILIARY = re.compile(r"(basis_module|mask_branch)\.seg_(head|logits)\.")
+# What a file may lack.
+_COUNTERS = ("num_batches_tracked", "iterations")
 
 
 def match_names(
@@ -32,7 +36,8 @@ def match_names(
     for name in checkpoint.state:
         own = ours(name)
         if own is None or own not in targets:
-            (report.ignored if _IGNORED.search(name) else report.unexpected).append(name)
+            ignored = _IGNORED.search(name) or (own is not None and _AUXILIARY.match(own))
+            (report.ignored if ignored else report.unexpected).append(name)
         elif own in sources:
             raise ValueError(f"has both '{sources[own]}' and '{name}' for {own}")
         else:
@@ -54,11 +59,11 @@ def copy_tensors(
     With ``strict`` nothing is written unless all shapes agree and no parameter is missing or unexpected; then
     ValueError says what does not fit. Otherwise what fits is written and the rest is in ``report``.
     """
-    report.missing += [name for name in targets if name not in sources and not name.endswith(_COUNTER)]
+    report.missing += [name for name in targets if name not in sources and not name.endswith(_COUNTERS)]
     misshapen = {
         own: name
         for own, name in sources.items()
-        if not _fits(checkpoint.state[name], targets[own]) and not own.endswith(_COUNTER)
+        if not _fits(checkpoint.state[name], targets[own]) and not own.endswith(_COUNTERS[0])
     }
     if strict:
         _raise_if_unfit(checkpoint, misshapen, targets, report)
@@ -72,7 +77,7 @@ def copy_tensors(
                 continue
             target.copy_(stored.load().reshape(target.shape))
             report.matched[name] = own
-            if stored.dtype != target.dtype:
+            if target.is_floating_point() and stored.dtype != target.dtype:
                 casts[stored.dtype] = casts.get(stored.dtype, 0) + 1
     for dtype, count in casts.items():
         report.notes.append(f"{count} tensors were cast from {str(dtype).removeprefix('torch.')} to float32")

@@ -20,7 +20,7 @@ _REPLACEMENTS = (
     ("head", "fcos_head"),
 )
 
-TABLE = adelaidet.TABLE
+TABLE = adelaidet.table(0)
 
 
 def canonical(name: str) -> str:

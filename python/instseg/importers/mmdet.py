@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of mmdetection's FCOS and what its files say about the configuration."""
+"""Names of mmdetection's FCOS and CondInst and what its files say about the configuration."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from instseg.importers.names import NameTable, torchvision_resnet, tower_rows
+from instseg.importers.names import NameTable, conv_norm, torchvision_resnet, tower_rows
 from instseg.importers.structure import Config
+
+_MASKS = "mask_head.mask_feature_head."
+_LEVEL = _MASKS + "convs_all_levels.{i}.conv{i}."
+_BRANCH = _MASKS + "conv_branch.{i}."
 
 TABLE = NameTable(
     [
@@ -23,6 +27,11 @@ TABLE = NameTable(
         ("head.box_pred.{wb}", "bbox_head.conv_reg.{wb}"),
         ("head.centerness.{wb}", "bbox_head.conv_centerness.{wb}"),
         ("head.scales.{l}", "bbox_head.scales.{l}.scale"),
+        ("controller.{wb}", "bbox_head.controller.{wb}"),
+        *conv_norm("mask_branch.refine.{i}", _LEVEL + "conv", _LEVEL + "bn"),
+        *conv_norm("mask_branch.tower.{i}", _BRANCH + "conv", _BRANCH + "bn"),
+        ("mask_branch.output.{wb}", _MASKS + "conv_pred.{wb}"),
+        ("iterations", "mask_head._iter"),
     ]
 )
 
@@ -75,10 +84,10 @@ def switches(meta: Mapping[str, object]) -> dict[str, bool] | None:
     """
     The three improvements and whether the configuration text inside the file turns them on.
 
-    mmdetection's default of each is off. None when there is no text of an FCOS head.
+    mmdetection's default of each is off. None when there is no text of such a head.
     """
     text = _config_text(meta)
-    if text is None or "FCOSHead" not in text:
+    if text is None or re.search(r"FCOSHead|(CondInst|BoxInst)BboxHead", text) is None:
         return None
     return {key: _truth(text, key) is True for key in _SWITCHES}
 
@@ -104,7 +113,9 @@ def configure(config: Config, meta: Mapping[str, object], *, asked: bool) -> lis
         return []
     changes = _input_changes(text, config, asked=asked)
     found = switches(meta)
-    if not asked and found is not None and len(set(found.values())) == 2:
+    # Plain and improved FCOS have presets of their own; CondInst has one, which is improved.
+    settled = config["family"] == "fcos" and found is not None and len(set(found.values())) == 1
+    if not asked and found is not None and not settled:
         changes.update(_switch_changes(text, found))
     notes = []
     for (section, key), value in changes.items():

@@ -79,6 +79,11 @@ class NameTable:
         return None
 
 
+def conv_norm(ours: str, convolution: str, norm: str) -> list[Row]:
+    """A convolution and its norm."""
+    return [(ours + ".{wb}", convolution + ".{wb}"), (ours + ".norm.{leaf}", norm + ".{leaf}")]
+
+
 def tower_rows(ours: str, convolution: str, norm: str) -> list[Row]:
     """A tower of convolutions and norms; the norm is GroupNorm or has one BatchNorm per level."""
     return [

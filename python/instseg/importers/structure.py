@@ -19,6 +19,89 @@ _BLOCKS: dict[tuple[tuple[int, ...], bool], str] = {
 }
 
 
+def mask_convs(config: Config) -> int:
+    """Convolutions in the mask branch or bottom module that ``config`` describes."""
+    masks = config.get(config["family"], {})
+    return int(masks.get("branch_convs", 0))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The part of a ModelConfig that decides which parameters make the masks."""
+
+    family: str = "fcos"
+    convs: int = 0
+    channels: int = 0
+    norm: str = "none"
+    maps: int = 0
+    """Mask features or bases."""
+    per_instance: int = 0
+    """Parameters of a dynamic mask head, or values of an attention."""
+    semantic: bool = False
+    """CondInst has an auxiliary task; BlendMask's is decided by the file."""
+
+    @staticmethod
+    def of_config(config: Config) -> Masks:
+        """The masks that ``config`` describes."""
+        family = config["family"]
+        if family == "condinst":
+            part = config["condinst"]
+            maps, per_instance = max(part["mask_channels"], 1), _head_parameters(part)
+            semantic = part["semantic"]
+        elif family == "blendmask":
+            part = config["blendmask"]
+            maps, per_instance = part["bases"], part["bases"] * part["attention_size"] ** 2
+            semantic = False
+        else:
+            return Masks()
+        convs, channels, norm = part["branch_convs"], part["branch_channels"], part["branch_norm"]
+        return Masks(family, convs, channels, norm, maps, per_instance, semantic)
+
+    @staticmethod
+    def of_names(shapes: Mapping[str, tuple[int, ...]]) -> Masks:
+        """The masks of a checkpoint, from shapes by our names."""
+        for family, branch, vector in (
+            ("condinst", "mask_branch.", "controller.weight"),
+            ("blendmask", "basis_module.", "top_layer.weight"),
+        ):
+            if vector not in shapes:
+                continue
+            norm = "none"
+            if branch + "refine.0.norm.weight" in shapes:
+                norm = "bn" if branch + "refine.0.norm.running_mean" in shapes else "gn"
+            towers = _count(shapes, re.escape(branch) + r"tower\.(\d+)\.weight")
+            return Masks(
+                family=family,
+                # BlendMask has one more, behind its upsampling.
+                convs=towers - (family == "blendmask"),
+                channels=shapes.get(branch + "refine.0.weight", (0,))[0],
+                norm=norm,
+                maps=shapes.get(branch + "output.weight", (0,))[0],
+                per_instance=shapes[vector][0],
+                semantic=family == "condinst" and branch + "seg_logits.weight" in shapes,
+            )
+        return Masks()
+
+    def __str__(self) -> str:
+        if self.family == "fcos":
+            return "no masks"
+        maps, values = ("mask features", "parameters") if self.family == "condinst" else ("bases", "values")
+        return (
+            f"{self.family} masks of {self.maps} {maps} and {self.per_instance} {values} an instance, "
+            f"{self.convs} mask convolutions of {self.channels} channels, mask norm {self.norm}"
+            f"{', semantic task' if self.semantic else ''}"
+        )
+
+
+def _head_parameters(condinst: Mapping[str, Any]) -> int:
+    """Weights and biases of CondInst's dynamic mask head."""
+    inputs = condinst["mask_channels"] + (0 if condinst["coordinates"] == "none" else 2)
+    depth, width = condinst["head_depth"], condinst["head_width"]
+    if depth == 1:
+        return int(inputs + 1)
+    return int((inputs + 1) * width + (depth - 2) * (width + 1) * width + width + 1)
+
+
 @dataclass(frozen=True)
 class Structure:
     """The part of a ModelConfig that decides which parameters exist, apart from the number of classes."""
@@ -30,6 +113,7 @@ class Structure:
     box_convs: int
     head_norm: str
     scale: bool
+    masks: Masks
 
     @staticmethod
     def of_config(config: Config) -> Structure:
@@ -43,6 +127,7 @@ class Structure:
             box_convs=head["box_convs"],
             head_norm=head["norm"],
             scale=head["scale"],
+            masks=Masks.of_config(config),
         )
 
     @staticmethod
@@ -66,6 +151,7 @@ class Structure:
             box_convs=convs["box"],
             head_norm=norm,
             scale="head.scales.0" in shapes,
+            masks=Masks.of_names(shapes),
         )
 
     def without_backbone(self) -> Structure:
@@ -76,7 +162,7 @@ class Structure:
         return (
             f"{self.backbone}, P{self.levels[0]}..P{self.levels[1]}, {self.share_convs}+{self.cls_convs}+"
             f"{self.box_convs} head convolutions (shared+class+box), head norm {self.head_norm}, "
-            f"{'with' if self.scale else 'no'} scales"
+            f"{'with' if self.scale else 'no'} scales, {self.masks}"
         )
 
 
@@ -108,8 +194,7 @@ def backbone_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 _UNSUPPORTED = (
-    (r"(^|\.)(basis_module|top_layer)\.", "a BlendMask model"),
-    (r"(^|\.)controller\.", "a CondInst or BoxInst model"),
+    (r"(^|\.)panoptic_module\.", "a panoptic BlendMask model"),
     (r"^ins_head\.|bbox_head\.d?solo|mask_head\.conv_(cls|mask)", "a SOLO model"),
     (r"\.repeated_bifpn\.", "a BiFPN model"),
     (r"bottom_up\.base_layer\.", "a model with a DLA backbone"),
@@ -123,4 +208,4 @@ def refuse_unsupported(names: Iterable[str]) -> None:
     for name in names:
         for pattern, kind in _UNSUPPORTED:
             if re.search(pattern, name):
-                raise ValueError(f"is {kind} (it has '{name}'), which this version cannot import")
+                raise ValueError(f"is {kind} (it has '{name}'), which this version does not support yet")

@@ -18,8 +18,8 @@ import torch
 import yaml
 from rich.console import Console
 
-from instseg.data import Augmentation, Batch, CocoDataset, Problem, training_batches
-from instseg.recipe import Recipe, SplitRecipe
+from instseg.data import Augmentation, Batch, Problem, training_batches
+from instseg.recipe import Recipe
 from instseg.training.checkpoint import (
     Checkpoint,
     differences,
@@ -29,6 +29,7 @@ from instseg.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from instseg.training.datasets import training_data, validation_data
 from instseg.training.logs import TrainingLog
 from instseg.training.optim import build_optimizer, set_learning_rate
 from instseg.training.weights import load_weights
@@ -58,7 +59,7 @@ class Trainer:
     """Trains the model of a recipe.
 
     Files in ``output_dir``: recipe.yaml, checkpoint_*.pt, log.csv, metrics.csv, tensorboard/, summary.json,
-    model.safetensors (last iteration) and model_best.safetensors (best AP).
+    model.safetensors (last iteration) and model_best.safetensors (best mask AP, box AP without masks).
 
     Args:
         recipe: what to do.
@@ -79,13 +80,8 @@ class Trainer:
         self.output_dir = Path(output_dir)
         self.console = Console(stderr=True, quiet=quiet)
         self.device = _device(recipe.device)
-        self.train_data = _dataset(recipe.data.train, "data.train", recipe.data.filter_empty)
-        if not len(self.train_data):
-            raise ValueError(
-                f"[Trainer] data.train: no image with objects in '{recipe.data.train.annotations}'"
-            )
-        has_val = bool(recipe.data.val.annotations)
-        self.val_data = _dataset(recipe.data.val, "data.val", False) if has_val else None
+        self.train_data = training_data(recipe)
+        self.val_data = validation_data(recipe)
         self.config = recipe.model_settings(self.train_data)
         self.output_dir.mkdir(parents=True, exist_ok=True)
 
@@ -148,10 +144,12 @@ class Trainer:
 
     def step(self, batch: Batch) -> tuple[dict[str, float], float]:
         """One optimiser step; returns the loss terms with their ``total``, and the learning rate."""
+        from instseg import ops
+
         rate = set_learning_rate(self.optimizer, batch.iteration, self.recipe.solver)
         self.optimizer.zero_grad(set_to_none=True)
-        targets = [{name: t.to(self.device) for name, t in target.items()} for target in batch.targets]
-        terms: dict[str, torch.Tensor] = self.model(batch.images, targets)
+        images = ops.make_batch(batch.images, self.config.input, batch.original_sizes)
+        terms: dict[str, torch.Tensor] = self.model(images, batch.targets)
         stacked = torch.stack([term.float().reshape(()) for term in terms.values()])
         total = stacked.sum()
         # One transfer, hence one synchronisation, for all terms.
@@ -199,7 +197,8 @@ class Trainer:
         log.message(f"iteration {self.iteration}: {summary_line(metrics)}")
         log.metrics(self.iteration, metrics)
         best = self.progress["best"]
-        if best is None or metrics["AP"] > best["AP"]:
+        decisive = "mask_AP" if "mask_AP" in metrics else "AP"
+        if best is None or metrics[decisive] > best.get(decisive, -1.0):
             self.progress["best"] = {"iteration": self.iteration, **metrics}
             self._save_model(BEST_MODEL, metrics)
         log.paused()
@@ -332,16 +331,6 @@ def _check_finite(losses: dict[str, float], batch: Batch) -> None:
             f"[Trainer] {broken[0]} at iteration {batch.iteration} on images {batch.image_ids}; "
             f"check these images' boxes, lower solver.base_lr or set solver.clip_norm"
         )
-
-
-def _dataset(split: SplitRecipe, field: str, filter_empty: bool) -> CocoDataset:
-    if not split.annotations or not split.images:
-        missing = "annotations" if not split.annotations else "images"
-        raise ValueError(f"[Trainer] {field}.{missing} is not set")
-    try:
-        return CocoDataset(split.annotations, split.images, filter_empty=filter_empty)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"{error} ({field} of the recipe)") from None
 
 
 def _device(name: str) -> torch.device:

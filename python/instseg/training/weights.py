@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from instseg import Model
 
-# Depends on the classes, so it is taken over only between models of the same classes.
-_CLASS_LAYER = "head.cls_logits."
+# Depend on the classes, so they are taken over only between models of the same classes.
+_CLASS_LAYERS = ("head.cls_logits.", "mask_branch.seg_logits.", "basis_module.seg_logits.")
 
 
 def load_weights(model: Model, weights: str) -> str:
@@ -75,7 +75,7 @@ def _load_model_file(model: Model, path: Path) -> str:
         for name, tensor in source.state_dict().items()
         if name in own
         and own[name].shape == tensor.shape
-        and (same_classes or not name.startswith(_CLASS_LAYER))
+        and (same_classes or not name.startswith(_CLASS_LAYERS))
     }
     if len(taken) < len(own) / 2:
         raise ValueError(

@@ -30,6 +30,13 @@ TEST(ParseArgs, DefaultsAreTheDocumentedOnes) {
   EXPECT_EQ(args.long_side, 0);
   EXPECT_EQ(args.threads, 0);
   EXPECT_EQ(args.pixel_limit, kDefaultPixelLimit);
+  EXPECT_TRUE(args.masks);
+}
+
+TEST(ParseArgs, FlagsTakeNoValue) {
+  EXPECT_FALSE(parse_args({"m", "--no-masks", "a.png"}).masks);
+  EXPECT_EQ(parse_args({"--no-masks", "m", "a.png"}).inputs, std::vector<std::string>{"a.png"});
+  EXPECT_EQ(usage_error({"m", "a.png", "--no-masks=1"}), "--no-masks takes no value");
 }
 
 TEST(ParseArgs, OptionsMayStandAnywhereAndUseEquals) {

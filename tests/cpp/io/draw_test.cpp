@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -126,6 +127,75 @@ TEST(DrawInstances, IsDeterministicAndColoursDependOnTheLabelAlone) {
   EXPECT_EQ(pixel(draw_instances(image, some, {}, kBoxesOnly), 47, 20), label_color(3));
 }
 
+// Instances whose masks are rectangles (the boxes' pixels), given by maps of the image's size.
+Instances with_masks(const std::vector<Box>& boxes, int64_t height, int64_t width) {
+  Instances result = instances(boxes);
+  at::Tensor maps = at::zeros({result.size(), height, width});
+  for (size_t i = 0; i < boxes.size(); ++i) {
+    const auto x1 = static_cast<int64_t>(boxes[i].x1), y1 = static_cast<int64_t>(boxes[i].y1);
+    maps[static_cast<int64_t>(i)]
+        .narrow(0, y1, static_cast<int64_t>(boxes[i].y2) - y1)
+        .narrow(1, x1, static_cast<int64_t>(boxes[i].x2) - x1)
+        .fill_(1);
+  }
+  const ImageSize size{height, width};
+  result.image_size = size;
+  result.masks = {.probabilities = maps, .stride = 1, .network_size = size, .image_size = size};
+  return result;
+}
+
+Color half(const Color& color, int below) {
+  Color result;
+  for (size_t c = 0; c < 3; ++c) result[c] = static_cast<uint8_t>((color[c] + below + 1) / 2);
+  return result;
+}
+
+TEST(DrawInstances, MasksAreTintedInsideAContour) {
+  const at::Tensor image = at::full({16, 20, 3}, 100, at::kByte);
+  const DrawOptions options{.labels = false, .line_width = 2, .boxes = false};
+  const at::Tensor drawn = draw_instances(image, with_masks({{4, 3, 12, 11, 0.9f, 5}}, 16, 20), {}, options);
+  for (int64_t y = 0; y < 16; ++y) {
+    for (int64_t x = 0; x < 20; ++x) {
+      const bool inside = x >= 4 && x < 12 && y >= 3 && y < 11, inner = x > 4 && x < 11 && y > 3 && y < 10;
+      const Color expected = inner    ? half(label_color(0), 100)
+                             : inside ? label_color(0)
+                                      : Color{100, 100, 100};
+      EXPECT_EQ(pixel(drawn, y, x), expected) << y << " " << x;
+    }
+  }
+}
+
+TEST(DrawInstances, InstancesOfAClassDifferWhereMasksAreDrawn) {
+  const at::Tensor image = at::zeros({40, 40, 3}, at::kByte);
+  const auto found =
+      with_masks({{2, 2, 12, 12, 0.9f, 7}, {20, 2, 34, 12, 0.8f, 7}, {6, 6, 30, 30, 0.1f, 7}}, 40, 40);
+  const at::Tensor drawn = draw_instances(image, found, {}, kBoxesOnly);
+  EXPECT_EQ(pixel(drawn, 2, 2), label_color(0));
+  EXPECT_EQ(pixel(drawn, 2, 20), label_color(1));
+  EXPECT_EQ(pixel(drawn, 6, 24), half(label_color(1), 0)) << "0.1 is not drawn";
+  EXPECT_TRUE(at::equal(draw_instances(image, found.above(0.5), {}, kBoxesOnly), drawn)) << "stable colours";
+  // Without masks it is the picture of the boxes.
+  Instances boxes = found;
+  boxes.masks = {};
+  const DrawOptions no_masks{.labels = false, .line_width = 1, .masks = false};
+  EXPECT_TRUE(
+      at::equal(draw_instances(image, found, {}, no_masks), draw_instances(image, boxes, {}, kBoxesOnly)));
+}
+
+TEST(DrawInstances, BoxesAndCaptionsLieAboveMasks) {
+  const at::Tensor image = at::zeros({60, 60, 3}, at::kByte);
+  auto two = with_masks({{10, 20, 50, 50, 0.9f, 0}, {30, 30, 58, 58, 0.8f, 0}}, 60, 60);
+  const at::Tensor drawn = draw_instances(image, two, {}, {0.3, true, 1});
+  EXPECT_EQ(pixel(drawn, 30, 40), label_color(1)) << "the frame of the lower instance";
+  EXPECT_EQ(pixel(drawn, 25, 15), half(label_color(0), 0));
+  EXPECT_EQ(pixel(drawn, 20 - kGlyphHeight, 10), label_color(0)) << "its caption";
+  // More masks than are computed together.
+  const at::Tensor many =
+      draw_instances(image, with_masks(std::vector<Box>(20, {5, 5, 25, 25, 0.9f, 1}), 60, 60), {},
+                     {.labels = false, .boxes = false});
+  EXPECT_EQ(pixel(many, 5, 5), label_color(0));
+}
+
 TEST(DrawInstances, ChecksItsArguments) {
   const auto none = instances({});
   EXPECT_THROW(draw_instances(at::zeros({4, 4}, at::kByte), none, {}), ValueError);
@@ -136,6 +206,9 @@ TEST(DrawInstances, ChecksItsArguments) {
   auto uneven = instances({{1, 1, 2, 2, 0.9f, 0}});
   uneven.boxes = at::zeros({2, 4});
   EXPECT_THROW(draw_instances(at::zeros({4, 4, 3}, at::kByte), uneven, {}), ValueError);
+  auto masks = with_masks({{1, 1, 2, 2, 0.9f, 0}}, 4, 4);
+  masks.masks.image_size = {4, 5};
+  EXPECT_THROW(draw_instances(at::zeros({4, 4, 3}, at::kByte), masks, {}), ValueError);
 }
 
 TEST(Palette, ColoursAreDistinctAndTextIsReadable) {

@@ -6,6 +6,7 @@
 #include <ATen/ops/group_norm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/zeros.h>
 
 #include "instseg/error.h"
 #include "networks.h"
@@ -88,6 +89,16 @@ INSTANTIATE_TEST_SUITE_P(
               .norm = {.kind = "bn"},
               .norm_levels = 3,
               .activation = Activation::relu}},
+        Case{"dilated",
+             {.in = 8,
+              .out = 16,
+              .kernel = 3,
+              .dilation = 6,
+              .norm = {.kind = "bn"},
+              .activation = Activation::relu}},
+        Case{"dilated_strided_groups",
+             {.in = 8, .out = 16, .kernel = 5, .stride = 2, .groups = 2, .dilation = 3, .bias = true}},
+        Case{"dilated_beyond_the_image", {.in = 8, .out = 16, .kernel = 3, .dilation = 24, .bias = true}},
         Case{"depthwise_same",
              {.in = 8,
               .out = 8,
@@ -142,6 +153,22 @@ TEST(ConvUnit, TrainingNormUpdatesItsStatistics) {
   const auto buffers = unit.named_buffers();
   expect_near(buffers["norm.running_mean"], y.mean({0, 2, 3}) * 0.1, 1e-4);
   EXPECT_EQ(buffers["norm.num_batches_tracked"].item<int64_t>(), 1);
+}
+
+TEST(ConvUnit, DilationSpreadsTheKernel) {
+  const c10::AutoGradMode no_grad(false);
+  at::manual_seed(7);
+  ConvUnit unit({.in = 4, .out = 6, .kernel = 3, .dilation = 4, .bias = true});
+  unit.weight.normal_();
+  unit.bias.normal_();
+  const auto x = image(4, 9, 14);
+  // The same as a 9x9 kernel with zeros between the weights.
+  const auto spread = at::zeros({6, 4, 9, 9});
+  spread.slice(2, 0, std::nullopt, 4).slice(3, 0, std::nullopt, 4).copy_(unit.weight);
+  const auto expected = at::conv2d(x, spread, unit.bias, 1, 4);
+  expect_near(unit.forward(x), expected, 1e-5);
+  unit.lower(at::kFloat);
+  expect_near(unit.forward(x), expected, 1e-5);
 }
 
 TEST(ConvUnit, SamePaddingPutsTheSmallerHalfFirst) {

@@ -29,6 +29,12 @@ CONFIG: dict[str, Any] = {
 }
 
 
+MASK_FAMILIES: dict[str, dict[str, Any]] = {
+    "condinst": {"branch_channels": 16, "branch_convs": 1},
+    "blendmask": {"branch_channels": 16, "branch_convs": 1, "attention_size": 5, "mask_size": 20},
+}
+
+
 def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [str(PROGRAM), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
@@ -38,18 +44,23 @@ def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("instseg-infer: ")]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_model(path: Path, **changes: Any) -> Path:
     """A small random model whose scores spread over 0..1."""
     torch.manual_seed(0)
-    net = instseg.Model(CONFIG)
+    net = instseg.Model({**CONFIG, **changes})
     with torch.no_grad():
         for name, value in net.named_parameters():
             if name.endswith(("cls_logits.weight", "centerness.weight", "box_pred.weight")):
                 value.mul_(40)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+            if name.startswith(("controller.weight", "top_layer.weight")):
+                value.mul_(40)
     net.save(str(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +106,26 @@ def test_agrees_with_python(model: Path, images: Path) -> None:
         assert row["category_id"] == CONFIG["category_ids"][labels[0]]
 
 
+@pytest.mark.parametrize("family", MASK_FAMILIES)
+def test_masks_and_pictures_are_those_of_python(family: str, images: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "masks.safetensors", family=family, **{family: MASK_FAMILIES[family]})
+    document = tmp_path / "found.json"
+    threads = ("--threads", torch.get_num_threads())
+    result = run(model, images, "--score", SCORE, "--output", tmp_path / "out", "--json", document, *threads)
+    assert result.returncode == 0, result.stderr
+    predictor = instseg.Predictor(str(model), score_threshold=SCORE)
+    for entry in json.loads(document.read_text())["images"]:
+        file = Path(entry["file"])
+        expected = predictor(str(file))
+        areas = expected.area()
+        assert len(expected) > 5 and bool((areas > 0).any())
+        assert [row["mask"] for row in entry["detections"]] == expected.rle()
+        assert [row["area"] for row in entry["detections"]] == areas.tolist()
+        picture = tmp_path / f"python{file.suffix}"
+        expected.save_plot(str(picture), instseg.read_image(str(file)), score_threshold=SCORE)
+        assert picture.read_bytes() == (tmp_path / "out" / file.name).read_bytes()
+
+
 def test_writes_pictures_and_document(model: Path, images: Path, tmp_path: Path) -> None:
     document = tmp_path / "found.json"
     result = run(
@@ -121,6 +152,14 @@ def test_lists_detections_without_output_options(model: Path, images: Path) -> N
     assert result.stdout.splitlines()[0].startswith(f"{images / 'c.png'}  120x90  ")
     assert any(name in result.stdout for name in CONFIG["class_names"])
     assert "\r" not in result.stderr, "progress belongs on terminals only"
+
+
+def test_no_masks_leaves_boxes_alone(model: Path, images: Path) -> None:
+    plain, without = (
+        run(model, images / "c.png", "--score", SCORE, "--json", "-", *options)
+        for options in ([], ["--no-masks"])
+    )
+    assert without.returncode == 0 and json.loads(without.stdout) == json.loads(plain.stdout)
 
 
 def test_needs_no_environment(model: Path, images: Path) -> None:

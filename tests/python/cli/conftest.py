@@ -42,6 +42,21 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def mask_model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with masks that detects something everywhere."""
+    torch.manual_seed(0)
+    model = instseg.Model(
+        {**CONFIG, "family": "condinst", "condinst": {"branch_channels": 16, "branch_convs": 1}}
+    )
+    with torch.no_grad():
+        for name in ("cls_logits", "centerness", "box_pred"):
+            model.get_parameter(f"head.{name}.weight").mul_(40)
+    path = tmp_path_factory.mktemp("model") / "masks.safetensors"
+    model.save(str(path))
+    return path
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder with two pictures of different format and size, and a file that is none."""

@@ -71,3 +71,23 @@ def test_missing_paths(run: Run, dataset: tuple[Path, Path], tmp_path: Path) -> 
         result = run("data", "check", *arguments)
         assert result.code == 1 and result.out == ""
         assert len(result.err.splitlines()) == 1 and len(result.errors) == 1
+
+
+def test_masks_are_demanded_when_asked_for_or_present(run: Run, dataset: tuple[Path, Path]) -> None:
+    path, folder = dataset
+    count = len(json.loads(path.read_text())["annotations"])
+    result = run("data", "check", path, folder, "--masks", "--json")
+    assert result.code == 1
+    assert [problem["kind"] for problem in json.loads(result.out)] == ["mask_missing"] * count
+
+    def two(document: dict[str, Any]) -> None:
+        document["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+        for found in document["annotations"][1:]:
+            x, y, w, h = found["bbox"]
+            found["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+    edit(path, two)
+    result = run("data", "check", path, folder)
+    assert result.code == 1 and "polygon 0 has 2 points, fewer than three" in result.out
+    assert result.out.endswith(": 1 problem\n")
+    assert run("data", "check", path, folder, "--no-masks").code == 0

@@ -53,10 +53,15 @@ def test_models(run: Run) -> None:
     presets = instseg.presets()
     assert [row["name"] for row in rows] == [preset.name for preset in presets]
     by_name = {row["name"]: row for row in rows}
-    assert by_name["fcos_R_50_1x"]["box_ap"] == 38.7
+    assert by_name["fcos_R_50_1x"]["box_ap"] == 38.7 and by_name["fcos_R_50_1x"]["mask_ap"] is None
+    assert by_name["condinst_MS_R_50_1x"]["mask_ap"] == 35.7
     text = run("models").out
     for preset in presets:
         assert preset.name in text
+    row = next(line.split() for line in text.splitlines() if line.startswith("condinst_MS_R_50_1x "))
+    assert row[1:4] == ["39.7", "35.7", "CondInst,"]
+    row = next(line.split() for line in text.splitlines() if line.startswith("fcos_R_50_1x "))
+    assert row[1:4] == ["38.7", "-", "FCOS,"]
 
 
 def test_convert(run: Run, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cli_helpers import Run, picture, png_with_size
 from PIL import Image
 
@@ -105,6 +106,31 @@ def test_json_to_stdout(run: Run, model_file: Path, pictures: Path) -> None:
     result = run("predict", model_file, pictures / "a.jpg", "--json", "-")
     assert result.code == 0
     check_document(json.loads(result.out))
+
+
+def test_masks_in_the_document(
+    run: Run, model_file: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a predictor that finds the same detections with masks."""
+    plain = json.loads(run("predict", model_file, pictures / "b.png", "--json", "-").out)
+    boxes_only = instseg.Predictor.__call__
+
+    def with_masks(self: instseg.Predictor, image: Any) -> instseg.Instances:
+        found = boxes_only(self, image)
+        maps = torch.rand(len(found), 20, 15, generator=torch.Generator().manual_seed(1))
+        found.masks = instseg.Masks(maps, found.image_size, network_size=(80, 60))
+        return found
+
+    monkeypatch.setattr(instseg.Predictor, "__call__", with_masks)
+    output = tmp_path / "drawn"
+    arguments = ["predict", model_file, pictures / "b.png", "--json", "-"]
+    with_them = json.loads(run(*arguments, "--output", output).out)
+    expected = with_masks(instseg.Predictor(model_file, score_threshold=0.3), pictures / "b.png")
+    assert with_them["images"] == [expected.to_dict(f"{pictures}/b.png")]
+    assert list(with_them["images"][0]["detections"][0])[-2:] == ["mask", "area"]
+    drawn = np.asarray(Image.open(output / "b.png"))
+    assert np.array_equal(drawn, expected.plot(pictures / "b.png", 0.3))
+    assert json.loads(run(*arguments, "--no-masks").out) == plain
 
 
 def test_score_drops_detections(run: Run, model_file: Path, pictures: Path) -> None:

@@ -73,6 +73,37 @@ def test_eval(run: Run, model_file: Path, dataset: tuple[Path, Path], tmp_path: 
         assert detection["category_id"] in (5, 9)
 
 
+def test_eval_of_masks(run: Run, mask_model_file: Path, dataset: tuple[Path, Path], tmp_path: Path) -> None:
+    annotations, images = dataset
+    document = json.loads(annotations.read_text())
+    for found in document["annotations"]:
+        x, y, w, h = found["bbox"]
+        found["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    annotations.write_text(json.dumps(document))
+    numbers_file, detections_file = tmp_path / "ap.json", tmp_path / "detections.json"
+    options = ["--annotations", annotations, "--images", images]
+    result = run("eval", mask_model_file, *options, "--json", numbers_file, "--detections", detections_file)
+    assert result.code == 0 and result.err == "", result.err
+    boxes, masks = result.out.split("\nmasks\n")
+    tables = [[line.split()[0] for line in text.strip().splitlines()] for text in (boxes, masks)]
+    assert len(tables[0]) == 12 and tables[0] == tables[1]
+    numbers = json.loads(numbers_file.read_text())
+    assert list(numbers) == [*KEYS, *(f"mask_{key}" for key in KEYS)]
+    assert masks.splitlines()[0].endswith(f"{numbers['mask_AP']:.4f}")
+    detections = json.loads(detections_file.read_text())
+    assert detections and all(found["segmentation"]["size"] == [64, 96] for found in detections)
+
+
+def test_eval_of_masks_without_any(run: Run, mask_model_file: Path, dataset: tuple[Path, Path]) -> None:
+    annotations, images = dataset
+    result = run("eval", mask_model_file, "--annotations", annotations, "--images", images)
+    assert result.code == 0
+    assert result.err == (
+        f"instseg: warning: '{annotations}' has no usable masks; only boxes are evaluated\n"
+    )
+    assert len(result.out.splitlines()) == 12 and "masks" not in result.out
+
+
 def test_eval_of_a_folder_with_a_broken_image(run: Run, model_file: Path, dataset: tuple[Path, Path]) -> None:
     annotations, images = dataset
     (images / "3.png").write_bytes(b"")

@@ -77,6 +77,13 @@ def test_batches_do_not_depend_on_start_or_workers(make_dataset):
     assert not all(map(same, batches(dataset, seed=2), full))
 
 
+def test_batches_leave_the_generator_of_the_losses_alone(make_dataset):
+    dataset = CocoDataset(*make_dataset())
+    before = torch.get_rng_state()
+    batches(dataset)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_unreadable_image_is_reported_and_replaced(make_dataset):
     annotations, folder = make_dataset()
     (folder / "1.png").write_bytes(b"broken")

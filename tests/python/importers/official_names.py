@@ -111,6 +111,8 @@ def adelaidet_fcos(
     bn_head: bool = False,
     share: int = 0,
     towers: int = 4,
+    scales: bool = True,
+    counters: bool = False,
 ) -> dict[str, Shape]:
     """AdelaiDet's FCOS."""
     out: dict[str, Shape] = {}
@@ -119,6 +121,8 @@ def adelaidet_fcos(
     def unit(name: str, shape: Shape) -> None:
         out[name + ".weight"] = shape
         out.update({f"{name}.norm.{leaf}": shape[:1] for leaf in NORM})
+        if counters:
+            out[name + ".norm.num_batches_tracked"] = ()
 
     unit(bottom + "stem.conv1", (64, 3, 7, 7))
     for stage, block, part, shape in bottlenecks(depth):
@@ -140,5 +144,74 @@ def adelaidet_fcos(
                 out.update({f"{norm}.{leaf}": (256,) for leaf in ("weight", "bias")})
     for part, channels in (("cls_logits", classes), ("bbox_pred", 4), ("ctrness", 1)):
         out.update(_conv(head + part, (channels, 256, 3, 3)))
-    out.update({f"{head}scales.{level}.scale": (1,) for level in range(levels)})
+    if scales:
+        out.update({f"{head}scales.{level}.scale": (1,) for level in range(levels)})
+    return out
+
+
+def _batch_norm(name: str, channels: int) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {f"{name}.{leaf}": (channels,) for leaf in NORM}
+    return {**shapes, name + ".num_batches_tracked": ()}
+
+
+def _block(name: str, inputs: int, conv: str = ".0", norm: str = ".1") -> dict[str, Shape]:
+    """A convolution to 128 channels without bias and its norm."""
+    return {f"{name}{conv}.weight": (128, inputs, 3, 3), **_batch_norm(name + norm, 128)}
+
+
+def _mask_branch(prefix: str, convs: int) -> dict[str, Shape]:
+    out: dict[str, Shape] = {}
+    for i in range(3):
+        out.update(_block(f"{prefix}refine.{i}", 256))
+    for i in range(convs):
+        out.update(_block(f"{prefix}tower.{i}", 128))
+    return out
+
+
+def adelaidet_condinst(
+    depth: int = 50, classes: int = 80, semantic: bool = False, boxes: bool = False
+) -> dict[str, Shape]:
+    """AdelaiDet's CondInst; with ``boxes`` its BoxInst."""
+    maps, parameters = (16, 233) if boxes else (8, 169)
+    out = adelaidet_fcos(depth, classes)
+    out.update({"mask_head.sizes_of_interest": (5,), "mask_head._iter": (1,)})
+    out.update(_mask_branch("mask_branch.", 4))
+    out.update(_conv("mask_branch.tower.4", (maps, 128, 1, 1)))
+    if semantic:
+        out.update(_block("mask_branch.seg_head.0", 256))
+        out.update(_block("mask_branch.seg_head.1", 128))
+        out.update(_conv("mask_branch.logits", (classes, 128, 1, 1)))
+    out.update(_conv("controller", (parameters, 256, 3, 3)))
+    return out
+
+
+def adelaidet_blendmask(
+    kind: str = "", depth: int = 50, classes: int = 80, semantic_classes: int = 80, bn_head: bool = False
+) -> dict[str, Shape]:
+    """AdelaiDet's BlendMask; ``kind`` is "", "550" or "RT"; 0 ``semantic_classes``: without that head."""
+    levels, convs = {"": (5, 3), "550": (4, 2), "RT": (3, 2)}[kind]
+    share, towers = (3, 0) if kind else (0, 4)
+    out = adelaidet_fcos(depth, classes, levels, bn_head, share, towers, scales=False, counters=kind == "RT")
+    out.update(_mask_branch("basis_module.", convs))
+    out.update(_block(f"basis_module.tower.{convs + 1}", 128))
+    out.update(_conv(f"basis_module.tower.{convs + 2}", (4, 128, 1, 1)))
+    if semantic_classes:
+        head = "basis_module.seg_head"
+        out.update(_block(head, 256, ".0", ".1"))
+        out.update(_block(head, 128, ".3", ".4"))
+        out.update(_conv(head + ".6", (semantic_classes + 1, 128, 1, 1)))
+    out.update(_conv("top_layer", (784, 256, 3, 3)))
+    return out
+
+
+def mmdet_condinst(depth: int = 50, classes: int = 80) -> dict[str, Shape]:
+    """mmdetection's CondInst."""
+    out = mmdet_fcos(depth, classes)
+    out.update(_conv("bbox_head.controller", (169, 256, 3, 3)))
+    masks = "mask_head.mask_feature_head."
+    for i in range(3):
+        out.update(_block(f"{masks}convs_all_levels.{i}.conv{i}", 256, ".conv", ".bn"))
+    for i in range(4):
+        out.update(_block(f"{masks}conv_branch.{i}", 128, ".conv", ".bn"))
+    out.update(_conv(masks + "conv_pred", (8, 128, 1, 1)))
     return out

@@ -160,7 +160,7 @@ def test_convert_takes_no_backbone_out_of_another_detector() -> None:
     state = official.numbered(official.torchvision_resnet(50))
     state = {f"backbone.body.{name}": value for name, value in state.items()}
     state["roi_heads.box_head.fc6.weight"] = torch.ones(2, 2)
-    with pytest.raises(ValueError, match="no known FCOS implementation"):
+    with pytest.raises(ValueError, match="no detector this program knows"):
         convert_state(state, "fcos_R_50_1x")
 
 

@@ -21,6 +21,9 @@ CONFIGS = [
     instseg.TargetConfig,
     instseg.LossConfig,
     instseg.PostConfig,
+    instseg.BoxInstConfig,
+    instseg.CondInstConfig,
+    instseg.BlendMaskConfig,
     instseg.ModelConfig,
 ]
 
@@ -65,6 +68,17 @@ def test_nested_fields_are_live() -> None:
     assert config.head.norm == "bn" and config.to_dict()["post"]["max_detections"] == 7
     del config
     assert head.norm == "bn"
+
+
+def test_values_nested_twice() -> None:
+    config = instseg.ModelConfig(condinst={"boxinst": {"pairwise_size": 5}})
+    config.condinst.boxinst.pairwise_dilation = 1
+    expected = instseg.BoxInstConfig(pairwise_size=5, pairwise_dilation=1)
+    assert config.condinst.boxinst == expected
+    assert config.to_dict()["condinst"]["boxinst"] == expected.to_dict()
+    assert eval(repr(config), vars(instseg)) == config
+    with pytest.raises(TypeError, match=r"condinst\.boxinst\.pairwise_size must be an int"):
+        instseg.ModelConfig(condinst={"boxinst": {"pairwise_size": "5"}})
 
 
 def test_nested_values() -> None:
@@ -140,6 +154,7 @@ def test_presets() -> None:
         assert instseg.find_preset(preset.name).config == preset.config
     r50 = instseg.find_preset("fcos_R_50_1x")
     assert r50.config.backbone.name == "resnet50" and r50.box_ap > 38
+    assert r50.mask_ap == 0 and instseg.find_preset("condinst_MS_R_50_1x").mask_ap == 35.7
     r50.config.num_classes = 3
     assert instseg.find_preset("fcos_R_50_1x").config.num_classes == 80
     with pytest.raises(ValueError, match="fcos_R_50_1x"):

@@ -142,6 +142,98 @@ def test_save_plot(tmp_path: Path) -> None:
         some().save_plot(tmp_path / "plot.xyz", grey())
 
 
+# ---- Masks ----
+
+
+def masked() -> instseg.Instances:
+    """Three of one class, with rectangles as masks; the last one empty."""
+    maps = torch.zeros(3, HEIGHT, WIDTH)
+    maps[0, 8:30, 10:40] = 1
+    maps[0, 15:20, 20:30] = 0
+    maps[1, 5:45, 35:70] = 1
+    found = some()
+    found.labels = torch.tensor([1, 1, 1])
+    found.masks = instseg.Masks(maps, (HEIGHT, WIDTH), stride=1, network_size=(HEIGHT, WIDTH))
+    return found
+
+
+def test_forms_of_masks() -> None:
+    found = masked()
+    bitmaps = found.bitmaps()
+    assert bitmaps.dtype == torch.bool and bitmaps.shape == (3, HEIGHT, WIDTH)
+    assert found.masks is not None and torch.equal(bitmaps, found.masks.probabilities > 0.5)
+    assert found.area().tolist() == [22 * 30 - 50, 40 * 35, 0]
+    x, y, crop = found.crops()[0]
+    assert (x, y) == (10, 8) and crop.dtype == torch.bool and torch.equal(crop, bitmaps[0, 8:30, 10:40])
+    assert found.crops()[2][2].shape == (0, 0)
+    assert [len(parts) for parts in found.polygons()] == [1, 1, 0]
+
+
+def test_rle_is_read_by_pycocotools() -> None:
+    from pycocotools import mask as coco
+
+    found = masked()
+    assert np.array_equal(coco.decode(found.rle()).transpose(2, 0, 1), found.bitmaps().numpy())
+    for entry, rle in zip(found.to_coco(3), found.rle(), strict=True):
+        assert entry["segmentation"] == rle and rle["size"] == [HEIGHT, WIDTH]
+    assert "segmentation" not in some().to_coco(3)[0]
+    json.dumps(found.to_coco(3))
+
+
+@pytest.mark.parametrize("method", ["bitmaps", "rle", "polygons", "area", "crops"])
+def test_models_without_masks(method: str) -> None:
+    with pytest.raises(ValueError, match=rf"^\[Instances.{method}\] the model predicts no masks$"):
+        getattr(some(), method)()
+
+
+def test_masks_follow_the_instances() -> None:
+    found = masked().above(0.5)
+    assert len(found) == 2 and torch.equal(found.bitmaps(), masked().bitmaps()[:2])
+    assert len(masked().above(0.95).bitmaps()) == 0
+    moved = masked().to("meta")
+    assert moved.masks is not None and moved.masks.probabilities.is_meta
+    for again in (pickle.loads(pickle.dumps(masked())), copy.deepcopy(masked())):
+        assert again.to_dict() == masked().to_dict()
+
+
+def test_masks_in_json() -> None:
+    maps = torch.zeros(1, 3, 4)
+    maps[0, 1:3, 1:3] = 1
+    found = instseg.Instances(
+        torch.tensor([[10.5, 8, 40, 30]]),
+        torch.tensor([0.5]),
+        torch.tensor([1]),
+        (3, 4),
+        ["cat", "dog"],
+        [17, 18],
+        instseg.Masks(maps, (3, 4), stride=1, network_size=(3, 4)),
+    )
+    # The native program's text: tests/cpp/apps/report_test.cpp.
+    plain = (
+        '{"file":"a.png","width":4,"height":3,"detections":[{"class":"dog","label":1,"category_id":18,'
+        '"score":0.5,"box":[10.5,8.0,40.0,30.0]}]}'
+    )
+    mask = ',"mask":{"size":[3,4],"counts":"42102"},"area":4'
+    compact = (",", ":")
+    assert json.dumps(found.to_dict("a.png", masks=False), separators=compact) == plain
+    assert json.dumps(found.to_dict("a.png"), separators=compact) == plain[:-3] + mask + plain[-3:]
+    assert json.loads(found.to_json("a.png")) == found.to_dict("a.png")
+    assert "mask" not in found.to_json("a.png", masks=False)
+
+
+def test_plot_of_masks() -> None:
+    found, image = masked(), grey()
+    drawn = found.plot(image, labels=False, boxes=False)
+    changed = (drawn != image).any(axis=2)
+    assert np.array_equal(changed, found.bitmaps()[:2].any(0).numpy())
+    assert (drawn[25, 15] != drawn[25, 60]).any(), "instances of a class differ"
+    assert (drawn[8, 10] != drawn[10, 14]).any(), "the contour stands out"
+    # Without masks the picture is that of the boxes, in the colour of the label.
+    boxes = copy.copy(found)
+    boxes.masks = None
+    assert np.array_equal(found.plot(image, masks=False), boxes.plot(image))
+
+
 # ---- Images ----
 
 

@@ -78,6 +78,22 @@ def test_losses_and_detections(make: Make, images: list[Any]) -> None:
     assert not found[0].scores.requires_grad
 
 
+def test_masks_and_semantic_maps_reach_cpp(make: Make, images: list[Any]) -> None:
+    model = make().train()
+    bitmaps = torch.zeros(1, 64, 64, dtype=torch.bool)
+    bitmaps[:, 8:40, 8:40] = True
+    target = {"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([0])}
+    plain = model._targets(target)
+    assert plain.masks is None and plain.semantic is None
+    masks = instseg.MaskTargets.from_bitmaps(bitmaps)
+    for given in (masks, bitmaps, bitmaps.numpy(), bitmaps.byte()):
+        found = model._targets({**target, "masks": given, "semantic": bitmaps[0].byte()})
+        assert found.masks == masks and found.semantic is not None
+        assert torch.equal(found.semantic, bitmaps[0].byte())
+    with pytest.raises(ValueError, match="bitmaps have shape"):
+        model._targets({**target, "masks": bitmaps[0]})
+
+
 def test_bad_inputs(make: Make, images: list[Any]) -> None:
     model = make().train()
     with pytest.raises(ValueError):

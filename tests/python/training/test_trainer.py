@@ -8,68 +8,21 @@ import json
 import math
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from training_helpers import MODEL, log_of, recipe_of, run, with_segmentations
 
 from instseg import Model, Predictor
-from instseg.recipe import Recipe, parse_recipe
+from instseg.recipe import parse_recipe
 from instseg.training import Trainer, TrainingError, trainer
 from instseg.training.checkpoint import list_checkpoints
-
-MODEL = {
-    "preset": "fcos_efficientnet_lite0",
-    "input": {"short_side": 64, "long_side": 128},
-    "neck": {"channels": 32},
-    "head": {"cls_convs": 1, "box_convs": 1},
-    "post": {"max_detections": 50},
-}
 
 
 @pytest.fixture
 def files(make_dataset):
     return make_dataset()
-
-
-def recipe_of(files, **changes: Any) -> Recipe:
-    annotations, folder = map(str, files)
-    split = {"annotations": annotations, "images": folder}
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "model": MODEL,
-        "data": {"train": split, "short_sides": [48, 64], "long_side": 128, "workers": 0},
-        "solver": {
-            "base_lr": 0.005,
-            "batch_size": 2,
-            "iterations": 6,
-            "milestones": [4],
-            "warmup_iterations": 2,
-        },
-        "log_every": 1,
-        "checkpoint_every": 100,
-        "device": "cpu",
-    }
-    for key, value in changes.items():
-        section, _, field = key.partition("__")
-        if field:
-            values[section] = {**values[section], field: value}
-        else:
-            values[section] = value
-    return parse_recipe(values)
-
-
-def log_of(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "log.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row.pop("images_per_second")
-    return rows
-
-
-def run(recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
-    return Trainer(recipe, folder, quiet=True, **options).run()
 
 
 def test_a_run_leaves_model_logs_and_summary(files, tmp_path, capfd):
@@ -299,3 +252,56 @@ def test_images_without_objects_can_be_trained_on(make_dataset, tmp_path):
     recipe = recipe_of(make_dataset(objects=0), data__filter_empty=False, solver__iterations=2)
     assert run(recipe, tmp_path / "run")["iteration"] == 2
     assert all(math.isfinite(float(row["total"])) for row in log_of(tmp_path / "run"))
+
+
+class Listening(torch.nn.Module):
+    """Stands in for a model with masks and keeps what it is given."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.calls: list[Any] = []
+
+    def forward(self, images, targets):
+        self.calls.append((images, targets))
+        return {"loss": self.weight.sum()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"family": "condinst"}, {"masks"}),
+        ({"family": "condinst", "condinst": {"supervision": "boxes"}}, set()),
+        ({"family": "blendmask"}, {"masks", "semantic"}),
+        ({"family": "blendmask", "blendmask": {"semantic": False}}, {"masks"}),
+        ({}, set()),
+    ],
+)
+def test_a_model_gets_the_targets_it_needs(files, tmp_path, monkeypatch, changes, names):
+    monkeypatch.setattr(trainer, "build_model", Listening)
+    monkeypatch.setattr(Trainer, "_finish", lambda self, metrics: {})
+    with_segmentations(files)
+    model = {**MODEL, **changes}
+    recipe = recipe_of(files, model=model, solver__iterations=2, data__short_sides=[48])
+    trained = Trainer(recipe, tmp_path / "run", quiet=True)
+    trained.run()
+    for images, targets in trained.model.calls:
+        assert set(images.original_sizes) in ({(64, 96)}, {(96, 64)})
+        assert images.sizes != images.original_sizes
+        for size, target in zip(images.sizes, targets, strict=True):
+            assert set(target) == {"boxes", "labels", *names}
+            if "masks" in names:
+                assert target["masks"].image_size == size
+                box = target["boxes"][:, 2:] - target["boxes"][:, :2]
+                assert target["masks"].areas() == pytest.approx(box.prod(1).tolist(), rel=0.2)
+            if "semantic" in names:
+                assert tuple(target["semantic"].shape) == size and target["semantic"].max() <= 2
+
+
+@pytest.mark.parametrize("family", ["condinst", "blendmask"])
+def test_a_model_with_masks_needs_masks(files, tmp_path, family):
+    recipe = recipe_of(files, model={**MODEL, "family": family})
+    with pytest.raises(
+        ValueError, match=r"json' has no usable masks; train with condinst\.supervision=boxes"
+    ):
+        Trainer(recipe, tmp_path / "run", quiet=True)

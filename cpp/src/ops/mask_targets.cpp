@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/mask_targets.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "instseg/error.h"
+#include "kernels/resize.h"
+
+namespace instseg {
+namespace {
+
+using kernels::Runs;
+using Item = std::variant<Polygons, Rle>;
+
+// Masks a thread takes at least; most take a few microseconds.
+constexpr int64_t kGrain = 16;
+
+int64_t pixels_of(const char* function, const ImageSize& size) {
+  constexpr int64_t limit = std::numeric_limits<uint32_t>::max();
+  check<ValueError>(
+      size.height >= 0 && size.width >= 0 && (size.width == 0 || size.height <= limit / size.width), "[",
+      function, "] size ", size.height, "x", size.width, " is not one of at most ", limit, " pixels");
+  return size.height * size.width;
+}
+
+Runs runs_of(const Item& item, const ImageSize& canvas) {
+  if (const Rle* rle = std::get_if<Rle>(&item)) {
+    return kernels::raised_runs(kernels::runs_of_counts(rle->counts.data(), rle->counts.size()),
+                                rle->size.height, canvas.height);
+  }
+  const Polygons& polygons = std::get<Polygons>(item);
+  Runs runs;
+  std::vector<int64_t> toggles;
+  for (const auto& polygon : polygons) {
+    const Runs part = kernels::polygon_runs(polygon.data(), static_cast<int64_t>(polygon.size() / 2),
+                                            canvas.height, canvas.width, toggles);
+    runs.insert(runs.end(), part.begin(), part.end());
+  }
+  if (polygons.size() > 1) kernels::unite(runs);
+  return runs;
+}
+
+template <class Move>
+Polygons moved(Polygons polygons, const Move& move) {
+  for (auto& polygon : polygons) {
+    for (size_t i = 0; i + 1 < polygon.size(); i += 2) move(polygon[i], polygon[i + 1]);
+  }
+  return polygons;
+}
+
+// The run lengths of `runs` on an image of `size`.
+Rle rle_of(const Runs& runs, const ImageSize& size) {
+  return {size, kernels::counts_of_runs(runs, size.height * size.width)};
+}
+
+}  // namespace
+
+std::vector<Runs> runs_on(const char* function, const MaskTargets& masks, const ImageSize& canvas) {
+  const ImageSize& image = masks.image_size();
+  check<ValueError>(canvas.height >= image.height && canvas.width >= image.width, "[", function, "] canvas ",
+                    canvas.height, "x", canvas.width, " is smaller than the masks' image of ", image.height,
+                    "x", image.width);
+  pixels_of(function, canvas);
+  std::vector<Runs> runs(masks.size());
+  at::parallel_for(0, masks.size(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) runs[i] = runs_of(masks.items()[i], canvas);
+  });
+  return runs;
+}
+
+void MaskTargets::add(Polygons polygons) {
+  check<ValueError>(!polygons.empty(), "[MaskTargets] a mask without a polygon");
+  for (const auto& polygon : polygons) {
+    check<ValueError>(polygon.size() % 2 == 0, "[MaskTargets] a polygon has ", polygon.size(),
+                      " coordinates; expected x and y of each point");
+    check<ValueError>(polygon.size() >= 6, "[MaskTargets] a polygon has ", polygon.size() / 2,
+                      " points; expected at least three");
+    for (const double value : polygon)
+      check<ValueError>(std::isfinite(value), "[MaskTargets] a polygon's coordinate is ", value);
+  }
+  items_.emplace_back(std::move(polygons));
+}
+
+void MaskTargets::add(Rle rle) {
+  check<ValueError>(rle.size == size_, "[MaskTargets] run lengths of size ", rle.size.height, "x",
+                    rle.size.width, " for an image of ", size_.height, "x", size_.width);
+  rle.check();
+  items_.emplace_back(std::move(rle));
+}
+
+MaskTargets MaskTargets::resized(const ImageSize& size) const {
+  check<ValueError>(size.height >= 1 && size.width >= 1,
+                    "[MaskTargets.resized] size must be at least 1x1, got ", size.height, "x", size.width);
+  pixels_of("MaskTargets.resized", size);
+  if (size == size_) return *this;
+  check<ValueError>(size_.height >= 1 && size_.width >= 1, "[MaskTargets.resized] the image of ",
+                    size_.height, "x", size_.width, " has no pixels");
+  MaskTargets out(size);
+  const double scale_x = static_cast<double>(size.width) / static_cast<double>(size_.width);
+  const double scale_y = static_cast<double>(size.height) / static_cast<double>(size_.height);
+  std::vector<int32_t> rows, columns;
+  for (const Item& item : items_) {
+    if (const Polygons* polygons = std::get_if<Polygons>(&item)) {
+      out.items_.emplace_back(moved(*polygons, [&](double& x, double& y) {
+        x *= scale_x;
+        y *= scale_y;
+      }));
+      continue;
+    }
+    if (rows.empty()) {
+      rows = kernels::pillow_nearest(size_.height, size.height);
+      columns = kernels::pillow_nearest(size_.width, size.width);
+    }
+    const Runs runs = runs_of(item, size_);
+    out.items_.emplace_back(rle_of(kernels::resized_runs(runs, size_.height, rows, columns), size));
+  }
+  return out;
+}
+
+MaskTargets MaskTargets::flipped() const {
+  MaskTargets out(size_);
+  for (const Item& item : items_) {
+    if (const Polygons* polygons = std::get_if<Polygons>(&item)) {
+      const auto width = static_cast<double>(size_.width);
+      out.items_.emplace_back(moved(*polygons, [&](double& x, double&) { x = width - x; }));
+    } else {
+      const Runs runs = kernels::flipped_runs(runs_of(item, size_), size_.height, size_.width);
+      out.items_.emplace_back(rle_of(runs, size_));
+    }
+  }
+  return out;
+}
+
+MaskTargets MaskTargets::select(const std::vector<int64_t>& index) const {
+  MaskTargets out(size_);
+  out.items_.reserve(index.size());
+  for (const int64_t i : index) {
+    check<ValueError>(i >= 0 && i < size(), "[MaskTargets.select] index ", i, " is outside 0..", size() - 1);
+    out.items_.push_back(items_[i]);
+  }
+  return out;
+}
+
+std::vector<Rle> MaskTargets::rle(const ImageSize& canvas) const {
+  std::vector<Rle> out;
+  out.reserve(items_.size());
+  for (const Runs& runs : runs_on("MaskTargets.rle", *this, canvas)) out.push_back(rle_of(runs, canvas));
+  return out;
+}
+
+std::vector<int64_t> MaskTargets::areas() const {
+  std::vector<int64_t> out;
+  out.reserve(items_.size());
+  for (const Runs& runs : runs_on("MaskTargets.areas", *this, size_))
+    out.push_back(kernels::moments(runs, size_.height).area);
+  return out;
+}
+
+}  // namespace instseg
