@@ -17,7 +17,6 @@ import argparse
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,80 +24,25 @@ import timing
 import torch
 from agreement import agreement
 from ceiling import ceiling, convolutions, giga_operations
+from models import Runner, build_model, photo, print_table, twin_pixels, without_nms
 from twins.fcos import Fcos
 
 import instseg
 
-HERE = Path(__file__).resolve().parent
-PARITY = HERE.parent / "tests" / "python" / "parity"
+STAGES = ("preprocess", "network", "postprocess")
 MAX_FP32_RATIO, MAX_BF16_RATIO = 0.72, 0.40
-
-
-def build_model() -> instseg.Model:
-    """FCOS R-50 with the parity tests' weights, which follow from the names."""
-    sys.path.insert(0, str(PARITY))
-    import detweights
-
-    from instseg.importers import official_name_map
-
-    model = instseg.Model("fcos_R_50_1x").eval()
-    state = model.state_dict()
-    for official, ours in official_name_map("fcos_R_50_1x", "adelaidet").items():
-        state[ours] = torch.from_numpy(detweights.fill(official, tuple(state[ours].shape)))
-    model.load_state_dict(state)
-    return model
-
-
-def photo() -> np.ndarray:
-    """A smooth synthetic 800x1333 image: gradients, discs and texture."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:800, :1333].astype(np.float32)
-    image = np.stack([x / 1333 * 200, y / 800 * 200, 120 + 60 * np.sin(x / 40)], 2)
-    for _ in range(40):
-        cx, cy, r = rng.uniform(0, 1333), rng.uniform(0, 800), rng.uniform(10, 150)
-        image[(x - cx) ** 2 + (y - cy) ** 2 < r * r] = rng.uniform(0, 255, 3)
-    return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
-
-
-def without_nms(model: instseg.Model) -> instseg.Model:
-    """The same weights, every candidate reported."""
-    config = model.config
-    post = config.post
-    post.nms_threshold, post.max_detections = 1.0, 100_000
-    config.post = post
-    copy = instseg.Model(config).eval()
-    copy.load_state_dict(model.state_dict())
-    return copy
-
-
-class Runner:
-    """One contestant: a call per image, times by stage."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, list[float]] = {"preprocess": [], "network": [], "postprocess": []}
-
-    def add(self, **times: float) -> None:
-        for name, value in times.items():
-            self.stages[name].append(value)
-
-    def medians(self, warmup: int) -> dict[str, float]:
-        result = {name: timing.median(values[warmup:]) for name, values in self.stages.items()}
-        totals = [sum(values) for values in zip(*self.stages.values(), strict=True)]
-        return {**result, "total": timing.median(totals[warmup:])}
 
 
 class Eager(Runner):
     def __init__(self, model: instseg.Model, image: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(*STAGES)
         self.network = Fcos().eval()
         self.network.load_state_dict(model.state_dict())
         self.image = torch.from_numpy(image)
-        self.mean = torch.tensor(model.config.input.mean)[:, None, None]
+        self.config = model.config
 
     def pixels(self) -> torch.Tensor:
-        x = self.image.flip(2).permute(2, 0, 1).float() - self.mean  # BGR
-        height, width = x.shape[-2:]
-        return torch.nn.functional.pad(x, (0, -width % 32, 0, -height % 32))[None]
+        return twin_pixels(self.image, self.config)
 
     @torch.no_grad()
     def __call__(self) -> tuple[torch.Tensor, ...]:
@@ -117,7 +61,7 @@ class Eager(Runner):
 
 class Ours(Runner):
     def __init__(self, model: instseg.Model, image: np.ndarray, precision: str) -> None:
-        super().__init__()
+        super().__init__(*STAGES)
         self.predictor = instseg.Predictor(model, precision=precision)
         self.image = image
 
@@ -125,14 +69,6 @@ class Ours(Runner):
         result = self.predictor(self.image)
         self.add(**self.predictor.last_times)
         return result
-
-
-def print_table(stages: dict[str, dict[str, float]], limits: dict[str, float]) -> None:
-    print(f"{'ms':14}{'eager':>10}{'fp32':>10}{'ratio':>8}{'bf16':>10}{'ratio':>8}")
-    for stage, eager in stages["eager"].items():
-        fp32, bf16 = stages["fp32"][stage], stages["bf16"][stage]
-        print(f"{stage:14}{eager:10.1f}{fp32:10.1f}{fp32 / eager:8.2f}{bf16:10.1f}{bf16 / eager:8.2f}")
-    print(f"{'ceiling':14}{'':10}{limits['fp32']:10.1f}{'':8}{limits['bf16']:10.1f}")
 
 
 def main() -> int:
@@ -145,7 +81,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    model, image = build_model(), photo()
+    model, image = build_model("fcos_R_50_1x"), photo(800, 1333)
     runners: dict[str, Any] = {"eager": Eager(model, image)}
     runners |= {name: Ours(model, image, name) for name in ("fp32", "bf16")}
     warmup = 2

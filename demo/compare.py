@@ -12,7 +12,7 @@ from PIL import Image
 
 
 @dataclass
-class BoxDifference:
+class Difference:
     """Largest absolute differences; ``same_structure``: same files, counts and labels in the same order."""
 
     detections: int = 0
@@ -20,6 +20,7 @@ class BoxDifference:
     same_structure: bool = True
     box: float = 0.0  # px
     score: float = 0.0
+    identical_masks: int = 0
 
 
 @dataclass
@@ -30,9 +31,9 @@ class PictureDifference:
     total: int
 
 
-def compare_documents(first: dict[str, Any], second: dict[str, Any]) -> BoxDifference:
+def compare_documents(first: dict[str, Any], second: dict[str, Any]) -> Difference:
     """Compares two detection documents (docs/cli.md), detection by detection in their order."""
-    result = BoxDifference()
+    result = Difference()
     a, b = first["images"], second["images"]
     result.same_structure = [i["file"] for i in a] == [i["file"] for i in b]
     result.detections = sum(len(i["detections"]) for i in a)
@@ -45,6 +46,7 @@ def compare_documents(first: dict[str, Any], second: dict[str, Any]) -> BoxDiffe
         for d, e in zip(one["detections"], other["detections"], strict=True):
             result.box = max(result.box, *(abs(x - y) for x, y in zip(d["box"], e["box"], strict=True)))
             result.score = max(result.score, abs(d["score"] - e["score"]))
+            result.identical_masks += d["mask"] == e["mask"]
     return result
 
 

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture that shows ground truth, Python and native detections side by side."""
+"""One picture that shows the masks of ground truth, Python and native program side by side."""
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco
 
 from instseg.data import CocoDataset
 
 CELL = 360  # px, width of a column
 MARGIN = 14
 CAPTION = 30
-TRUTH_COLOR = (0, 200, 83)
-FOUND_COLOR = (255, 82, 82)
+OPACITY = 0.5
 
 
 def varied_images(dataset: CocoDataset, count: int = 4) -> list[int]:
@@ -43,33 +44,37 @@ def _spread(dataset: CocoDataset, entries: list[int], count: int) -> list[int]:
 def contact_sheet(
     dataset: CocoDataset, chosen: list[int], documents: dict[str, dict[str, Any]]
 ) -> Image.Image:
-    """Rows: the ``chosen`` images. Columns: ground truth, then each document (docs/cli.md) by its title.
-
-    Boxes are drawn without labels, which would hide objects this small.
-    """
+    """Rows: the ``chosen`` images. Columns: ground truth, then each document (docs/cli.md) by its title."""
     rows = []
     for i in chosen:
-        image, truth = dataset.read(i), dataset.targets(i)["boxes"].tolist()
-        row = [_cell(_draw(image, truth, TRUTH_COLOR), f"ground truth: {len(truth)}")]
+        image, truth = dataset.read(i), dataset.targets(i)["masks"].rle()
+        row = [_cell(_draw(image, truth), f"ground truth: {len(truth)}")]
         for title, document in documents.items():
-            found = _boxes(document, dataset.path(i).name)
-            row.append(_cell(_draw(image, found, FOUND_COLOR), f"{title}: {len(found)}"))
+            found = _masks(document, dataset.path(i).name)
+            row.append(_cell(_draw(image, found), f"{title}: {len(found)}"))
         rows.append(row)
     return _grid(rows)
 
 
-def _boxes(document: dict[str, Any], name: str) -> list[list[float]]:
+def _masks(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
     entry = next(image for image in document["images"] if Path(image["file"]).name == name)
-    return [detection["box"] for detection in entry["detections"]]
+    return [detection["mask"] for detection in entry["detections"]]
 
 
-def _draw(image: np.ndarray, boxes: list[list[float]], color: tuple[int, int, int]) -> Image.Image:
+def _draw(image: np.ndarray, masks: list[dict[str, Any]]) -> Image.Image:
+    """The image with a colour and an outline for each mask."""
+    picture = image.astype(np.float32)
+    for k, rle in enumerate(masks):
+        mask = coco.decode({**rle, "counts": rle["counts"].encode()}).astype(bool)
+        color = 255 * np.array(colorsys.hsv_to_rgb(k * 0.618 % 1, 0.9, 1.0), dtype=np.float32)
+        picture[mask] += OPACITY * (color - picture[mask])
+        inner = mask.copy()
+        for axis in (0, 1):
+            for shift in (-1, 1):
+                inner &= np.roll(mask, shift, axis)
+        picture[mask & ~inner] = color
     height = round(image.shape[0] * CELL / image.shape[1])
-    picture = Image.fromarray(image).resize((CELL, height), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(picture)
-    for box in boxes:
-        draw.rectangle([value * CELL / image.shape[1] for value in box], outline=color, width=2)
-    return picture
+    return Image.fromarray(picture.astype(np.uint8)).resize((CELL, height), Image.Resampling.LANCZOS)
 
 
 def _cell(picture: Image.Image, caption: str) -> Image.Image:

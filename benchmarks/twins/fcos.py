@@ -6,6 +6,8 @@ Parameter names are instseg's, so that `load_state_dict(model.state_dict())` wor
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -95,8 +97,15 @@ class Fpn(nn.Module):
         return [*outputs, p6, self.p7(F.relu(p6))]
 
 
+class LevelOutputs(NamedTuple):
+    logits: Tensor  # [B, C, h, w]
+    regression: Tensor  # [B, 4, h, w], in strides
+    centerness: Tensor  # [B, 1, h, w]
+    tower: Tensor  # [B, 256, h, w], of the boxes
+
+
 class Head(nn.Module):
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, scale: bool = True) -> None:
         super().__init__()
         self.cls_tower = nn.ModuleList(
             Conv(256, 256, 3, bias=True, norm=nn.GroupNorm(32, 256)) for _ in range(4)
@@ -107,17 +116,20 @@ class Head(nn.Module):
         self.cls_logits = Conv(256, num_classes, 3, bias=True)
         self.box_pred = Conv(256, 4, 3, bias=True)
         self.centerness = Conv(256, 1, 3, bias=True)
-        self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in range(5))
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in range(5 * scale))
 
-    def forward(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def forward(self, features: list[Tensor]) -> list[LevelOutputs]:
         outputs = []
-        for x, scale in zip(features, self.scales, strict=True):
+        for level, x in enumerate(features):
             cls = box = x
             for conv in self.cls_tower:
                 cls = F.relu(conv(cls))
             for conv in self.box_tower:
                 box = F.relu(conv(box))
-            outputs.append((self.cls_logits(cls), F.relu(scale * self.box_pred(box)), self.centerness(box)))
+            reg = self.box_pred(box)
+            if len(self.scales):
+                reg = self.scales[level] * reg
+            outputs.append(LevelOutputs(self.cls_logits(cls), F.relu(reg), self.centerness(box), box))
         return outputs
 
 
@@ -136,47 +148,62 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     return torch.stack(kept) if kept else order
 
 
+class Selected(NamedTuple):
+    """Detections of one image and the locations they come from."""
+
+    boxes: Tensor  # [N, 4], network pixels, unclipped
+    scores: Tensor  # [N]
+    labels: Tensor  # [N]
+    levels: Tensor  # [N], 0 is the finest
+    cells: Tensor  # [N], index into the level's h * w
+
+    def pick(self, index: Tensor) -> Selected:
+        return Selected(*(values[index] for values in self))
+
+
+def select_level(output: LevelOutputs, level: int, threshold_product: bool) -> Selected:
+    """The level's best 1000 (location, class) pairs above 0.05."""
+    stride, width = 8 << level, output.logits.shape[-1]
+    p = output.logits[0].flatten(1).t().sigmoid()
+    q = p * output.centerness[0].flatten().sigmoid()[:, None]
+    cell, label = ((q if threshold_product else p) > 0.05).nonzero(as_tuple=True)
+    score = q[cell, label]
+    if len(score) > 1000:
+        score, best = score.topk(1000)
+        cell, label = cell[best], label[best]
+    left, top, right, bottom = (output.regression[0].flatten(1)[:, cell] * stride).unbind(0)
+    cx = (cell % width * stride + stride // 2).float()
+    cy = (cell // width * stride + stride // 2).float()
+    boxes = torch.stack([cx - left, cy - top, cx + right, cy + bottom], 1)
+    return Selected(boxes, score.sqrt(), label, torch.full_like(label, level), cell)
+
+
+def select(outputs: list[LevelOutputs], threshold_product: bool = False) -> Selected:
+    """Candidates of all levels after NMS in each class, the 100 best."""
+    levels = [select_level(output, level, threshold_product) for level, output in enumerate(outputs)]
+    found = Selected(*(torch.cat(values) for values in zip(*levels, strict=True)))
+    kept = [
+        index[nms(found.boxes[index], found.scores[index], 0.6)]
+        for index in ((found.labels == c).nonzero().flatten() for c in found.labels.unique())
+    ]
+    keep = torch.cat(kept) if kept else found.labels[:0]
+    return found.pick(keep[found.scores[keep].argsort(descending=True)][:100])
+
+
 class Fcos(nn.Module):
     """`forward` gives head outputs, `detect` boxes, scores and labels of one image in network coordinates."""
 
-    def __init__(self, num_classes: int = 80) -> None:
+    def __init__(self, num_classes: int = 80, scale: bool = True) -> None:
         super().__init__()
         self.backbone = ResNet50()
         self.neck = Fpn()
-        self.head = Head(num_classes)
+        self.head = Head(num_classes, scale)
 
-    def forward(self, pixels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def forward(self, pixels: Tensor) -> list[LevelOutputs]:
         return self.head(self.neck(self.backbone(pixels)))
 
-    def postprocess(self, outputs: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, scores, labels = [], [], []
-        for level, (logits, reg, centerness) in enumerate(outputs):
-            stride, (height, width) = 8 << level, logits.shape[-2:]
-            ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            x, y = (
-                (xs.flatten() * stride + stride // 2).float(),
-                (ys.flatten() * stride + stride // 2).float(),
-            )
-            p = logits[0].flatten(1).t().sigmoid()
-            q = p * centerness[0].flatten().sigmoid()[:, None]
-            location, label = (p > 0.05).nonzero(as_tuple=True)
-            score = q[location, label]
-            if len(score) > 1000:
-                score, best = score.topk(1000)
-                location, label = location[best], label[best]
-            left, top, right, bottom = (reg[0].flatten(1)[:, location] * stride).unbind(0)
-            cx, cy = x[location], y[location]
-            boxes.append(torch.stack([cx - left, cy - top, cx + right, cy + bottom], 1))
-            scores.append(score.sqrt())
-            labels.append(label)
-        box, score, label = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
-        kept = [
-            index[nms(box[index], score[index], 0.6)]
-            for index in ((label == c).nonzero().flatten() for c in label.unique())
-        ]
-        keep = torch.cat(kept) if kept else label[:0]
-        keep = keep[score[keep].argsort(descending=True)][:100]
-        return box[keep], score[keep], label[keep]
+    def postprocess(self, outputs: list[LevelOutputs]) -> tuple[Tensor, Tensor, Tensor]:
+        return select(outputs)[:3]
 
     @torch.no_grad()
     def detect(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
