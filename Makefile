@@ -63,5 +63,5 @@ $(ready): requirements/dev.txt scripts/bootstrap.sh
 # One build tree gives the wheel, the C++ tests and the extension.
 $(installed): $(ready) $(sources)
 	python -m pip install -v --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall . \
-	  -C build-dir=build/wheel -C cmake.define.INSTSEG_BUILD_TESTS=ON
+	  --config-settings=build-dir=build/wheel --config-settings=cmake.define.INSTSEG_BUILD_TESTS=ON
 	@touch $@
