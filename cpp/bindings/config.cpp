@@ -176,6 +176,7 @@ void init_config(py::module_& m) {
   bind_config<BoxInstConfig>(m);
   bind_config<CondInstConfig>(m);
   bind_config<BlendMaskConfig>(m);
+  bind_config<SoloConfig>(m);
   bind_config<ModelConfig>(m)
       .def("to_json", &ModelConfig::to_json, py::arg("indent") = -1)
       .def_static("from_json", &ModelConfig::from_json, py::arg("text"));

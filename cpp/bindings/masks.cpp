@@ -35,11 +35,12 @@ std::optional<at::Tensor> boxes_of(const Masks& masks) {
 }
 
 Masks make_masks(at::Tensor probabilities, const ImageSize& image_size, const std::string& placement,
-                 int64_t stride, const ImageSize& network_size, std::optional<at::Tensor> boxes,
-                 double threshold, bool inclusive) {
+                 int64_t stride, const std::string& enlarge, const ImageSize& network_size,
+                 std::optional<at::Tensor> boxes, double threshold, bool inclusive) {
   return {std::move(probabilities),
           placement,
           stride,
+          enlarge,
           network_size,
           boxes ? std::move(*boxes) : at::Tensor(),
           threshold,
@@ -48,26 +49,28 @@ Masks make_masks(at::Tensor probabilities, const ImageSize& image_size, const st
 }
 
 py::tuple state_of(const Masks& m) {
-  return py::make_tuple(m.probabilities, m.image_size, m.placement, m.stride, m.network_size, boxes_of(m),
-                        m.threshold, m.inclusive);
+  return py::make_tuple(m.probabilities, m.image_size, m.placement, m.stride, m.enlarge, m.network_size,
+                        boxes_of(m), m.threshold, m.inclusive);
 }
 
 Masks from_state(const py::tuple& s) {
   return make_masks(s[0].cast<at::Tensor>(), s[1].cast<ImageSize>(), s[2].cast<std::string>(),
-                    s[3].cast<int64_t>(), s[4].cast<ImageSize>(), s[5].cast<std::optional<at::Tensor>>(),
-                    s[6].cast<double>(), s[7].cast<bool>());
+                    s[3].cast<int64_t>(), s[4].cast<std::string>(), s[5].cast<ImageSize>(),
+                    s[6].cast<std::optional<at::Tensor>>(), s[7].cast<double>(), s[8].cast<bool>());
 }
 
 void bind_masks(py::module_& m) {
   py::class_<Masks>(m, "Masks", "Masks of one image's instances, kept at the network's resolution.")
       .def(py::init(&make_masks), py::arg("probabilities"), py::arg("image_size"), py::kw_only(),
            py::arg("placement") = Masks().placement, py::arg("stride") = Masks().stride,
-           py::arg("network_size") = ImageSize(), py::arg("boxes") = py::none(),
-           py::arg("threshold") = Masks().threshold, py::arg("inclusive") = Masks().inclusive)
+           py::arg("enlarge") = Masks().enlarge, py::arg("network_size") = ImageSize(),
+           py::arg("boxes") = py::none(), py::arg("threshold") = Masks().threshold,
+           py::arg("inclusive") = Masks().inclusive)
       .def_readonly("probabilities", &Masks::probabilities)
       .def_readonly("image_size", &Masks::image_size)
       .def_readonly("placement", &Masks::placement)
       .def_readonly("stride", &Masks::stride)
+      .def_readonly("enlarge", &Masks::enlarge)
       .def_readonly("network_size", &Masks::network_size)
       .def_property_readonly("boxes", &boxes_of)
       .def_readonly("threshold", &Masks::threshold)
@@ -79,6 +82,7 @@ void bind_masks(py::module_& m) {
           ReleaseGil())
       .def("bitmaps", &Masks::bitmaps, ReleaseGil())
       .def("rle", &Masks::rle, ReleaseGil())
+      .def("tight_boxes", &Masks::tight_boxes, ReleaseGil())
       .def("area", &Masks::area, ReleaseGil())
       .def("polygons", &Masks::polygons, ReleaseGil())
       .def("crops",

@@ -42,6 +42,7 @@ void bind_model(py::module_& m) {
           },
           py::arg("batch"), py::arg("targets"))
       .def("detect", &Model::detect, py::arg("batch"), ReleaseGil())
+      .def("lower", &Model::lower, py::arg("dtype"), ReleaseGil())
       .def(
           "intermediates",
           [](Model& self, const ImageBatch& batch) {

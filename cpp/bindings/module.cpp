@@ -19,6 +19,8 @@ void init_mask_ops(py::module_& m);
 void init_model(py::module_& m);
 void init_ops(py::module_& m);
 void init_blend_ops(py::module_& m);
+void init_solo_ops(py::module_& m);
+void init_solo_targets(py::module_& m);
 void init_build(py::module_& m);
 
 }  // namespace instseg
@@ -71,5 +73,7 @@ PYBIND11_MODULE(_C, m) {
   instseg::init_ops(m);
   instseg::init_blend_ops(m);
   instseg::init_mask_ops(m);
+  instseg::init_solo_ops(m);
+  instseg::init_solo_targets(m);
   instseg::init_build(m);
 }

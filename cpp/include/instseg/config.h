@@ -161,10 +161,39 @@ struct BlendMaskConfig {
   bool operator==(const BlendMaskConfig&) const = default;
 };
 
+/**
+ * Masks of the cells of a category grid (Wang et al., SOLO, ECCV 2020; SOLOv2, NeurIPS 2020). Read by family
+ * solo. Levels are P2 at half size, P3, P4, P5, and P6 at the size of P5.
+ */
+struct SoloConfig {
+  std::string head = "solo";  // a map per cell: "solo"; per column and row: "decoupled", or "decoupled_light"
+                              // (one tower for both); dynamic convolution: "solov2"
+  std::vector<int64_t> grids = {40, 36, 24, 16, 12};       // cells per side of the image, by level
+  std::vector<double> min_scales = {1, 48, 96, 192, 384};  // px, sqrt of the box area, inclusive, by level
+  std::vector<double> max_scales = {96, 192, 384, 768, 2048};
+  double center_region = 0.2;         // share of the box whose cells are positive, around the center of mass
+  int64_t convs = 7;                  // 3x3 convolutions of each tower
+  int64_t channels = 256;             // of the towers
+  int64_t mask_channels = 256;        // "solov2": channels of the mask features and of each cell's kernel
+  int64_t branch_channels = 128;      // "solov2": of the mask branch before its last convolution
+  bool inclusive_boxes = false;       // scales are of boxes x2 = x1 + w - 1, as mmdetection 1.0 has them
+  std::string mask_frame = "padded";  // image that masks are reduced from: "padded", or "image" (unpadded)
+  double mask_weight = 3.0;           // of the mask loss
+  double dice_eps = 0.001;            // added to both sums of the dice loss
+  int64_t max_candidates = 500;       // best masks that suppression sees
+  std::string nms = "matrix";         // "matrix", or "mask" (greedy, above post.nms_threshold)
+  std::string nms_kernel = "gaussian";  // of matrix NMS: "gaussian" or "linear"
+  double nms_sigma = 2.0;               // of the gaussian
+  double update_threshold = 0.05;       // on the score after suppression
+
+  void check() const;
+  bool operator==(const SoloConfig&) const = default;
+};
+
 /** Everything that defines a model: same names, order and defaults in C++, Python, YAML and the model file.
  */
 struct ModelConfig {
-  std::string family = "fcos";  // "fcos", "condinst" or "blendmask"
+  std::string family = "fcos";  // "fcos", "condinst", "blendmask" or "solo"
   int64_t num_classes = 80;
   std::vector<std::string> class_names;  // [num_classes], or empty when unknown
   std::vector<int64_t> category_ids;     // dataset id of each label, [num_classes]; empty: the label itself
@@ -177,6 +206,7 @@ struct ModelConfig {
   PostConfig post;
   CondInstConfig condinst;
   BlendMaskConfig blendmask;
+  SoloConfig solo;
 
   /** Throws ValueError naming the field and its value, e.g. "[ModelConfig] head.norm: 'ln' is not one of gn,
    * bn, none". */

@@ -25,9 +25,11 @@ struct MaskCrop {
 struct Masks {
   at::Tensor probabilities;         // [N, h, w] float32, 0..1
   std::string placement = "image";  // "image": maps of the padded network image; "box": each of its box
-  int64_t stride = 4;               // "image": network pixels per cell, enlarged by aligned_bilinear
-  ImageSize network_size;           // "image": of the image inside the padded map, px
-  at::Tensor boxes;                 // "box": [N, 4] float32 x1, y1, x2, y2 in the image, px
+  int64_t stride = 4;               // "image": network pixels per cell
+  std::string enlarge =
+      "aligned";  // "image": cells to pixels by "aligned" (aligned_bilinear) or "half_pixel" bilinear
+  ImageSize network_size;  // "image": of the image inside the padded map, px
+  at::Tensor boxes;        // "box": [N, 4] float32 x1, y1, x2, y2 in the image, px
   double threshold = 0.5;
   bool inclusive = false;  // inside is probability >= threshold instead of >
   ImageSize image_size;    // of the original image
@@ -42,6 +44,10 @@ struct Masks {
   at::Tensor bitmaps() const;
   /** Run lengths of every mask; no bitmap is made. */
   std::vector<Rle> rle() const;
+  /** The smallest boxes around the pixels inside, [N, 4] float32 x1, y1, x2, y2 on the CPU; zeros for an
+   * empty mask.
+   */
+  at::Tensor tight_boxes() const;
   /** Pixels inside, [N] int64 on the CPU. */
   at::Tensor area() const;
   /** Outer outlines along pixel edges, per instance a list of [V, 2] float32 x, y; holes are dropped. */

@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "kernels/above.h"
 #include "kernels/cpu_scalar.h"
 #include "kernels/isa.h"
 
@@ -43,20 +44,15 @@ bool any_above(const c10::Half* values, int64_t n, float bound) {
   return std::any_of(values, values + n, [&](c10::Half value) { return static_cast<float>(value) > bound; });
 }
 
-float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
 float score_of(const DecodeRule& rule, float product) {
   return rule.sqrt_score ? std::sqrt(product) : product;
 }
 
-// A logit at or below this cannot pass: p*c <= p. The margin covers the rounding of the exact test.
-float logit_bound(const DecodeRule& rule) {
+// A logit at or below this cannot pass: p*c <= p.
+float bound_of(const DecodeRule& rule) {
   const double threshold = rule.threshold;
   const bool root = rule.on == ThresholdOn::score && rule.sqrt_score;
-  const double p = (root ? threshold * threshold : threshold) * (1 - 1e-4);
-  if (p <= 0) return -std::numeric_limits<float>::infinity();
-  if (p >= 1) return std::numeric_limits<float>::infinity();
-  return static_cast<float>(std::log(p / (1 - p)));
+  return logit_bound(root ? threshold * threshold : threshold);
 }
 
 bool passes(const DecodeRule& rule, float p, float product) {
@@ -85,7 +81,7 @@ std::vector<float> max_logits(const T* logits, const DecodeView& view) {
 template <class T>
 void scan(const T* logits, const DecodeView& view, const DecodeRule& rule, const float* centerness,
           const char* allowed, int64_t begin, int64_t end, std::vector<Candidate>& out) {
-  const float bound = logit_bound(rule);
+  const float bound = bound_of(rule);
   const int64_t inner = view.channels_last ? view.classes : view.cells();
   for (int64_t block = begin; block < end; block += kBlock) {
     const int64_t stop = std::min(block + kBlock, end);

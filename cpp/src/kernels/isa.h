@@ -11,12 +11,15 @@
 // One instruction set by name, for kernels written for a number of lanes: GCC splits longer vectors badly.
 #define INSTSEG_V4 __attribute__((target("arch=x86-64-v4")))
 #define INSTSEG_V3 __attribute__((target("arch=x86-64-v3")))
+// Counts bits in vector registers; call it where has_vector_popcount() says so.
+#define INSTSEG_VECTOR_POPCOUNT __attribute__((target("arch=x86-64-v4,avx512vpopcntdq")))
 #define INSTSEG_HAS_LEVELS 1
 #else
 #define INSTSEG_CLONES
 #define INSTSEG_CLONES_NO_FMA
 #define INSTSEG_V4
 #define INSTSEG_V3
+#define INSTSEG_VECTOR_POPCOUNT
 #define INSTSEG_HAS_LEVELS 0
 #endif
 
@@ -37,6 +40,15 @@ inline int float_lanes() {
   if (__builtin_cpu_supports("x86-64-v3")) return 8;
 #endif
   return 4;
+}
+
+/** Whether this machine runs functions marked INSTSEG_VECTOR_POPCOUNT. */
+inline bool has_vector_popcount() {
+#if INSTSEG_HAS_LEVELS
+  return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512vpopcntdq");
+#else
+  return false;
+#endif
 }
 
 }  // namespace instseg::kernels

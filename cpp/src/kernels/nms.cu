@@ -100,11 +100,19 @@ void nms_cuda(const float* boxes, const int64_t* labels, const int64_t* order, i
   const auto queue = static_cast<cudaStream_t>(stream);
   const int64_t words = nms_words(n);
   check<Error>(words <= 65535, "[nms] ", n, " boxes; at most ", 65535 * kWord, " on a GPU");
-  auto* bits = reinterpret_cast<unsigned long long*>(mask);
-  unsigned long long* removed = bits + n * words;
   const dim3 blocks(static_cast<unsigned>(words), static_cast<unsigned>(words));
-  mark_overlaps<<<blocks, kWord, 0, queue>>>(boxes, labels, order, n, words, iou_threshold, bits);
+  mark_overlaps<<<blocks, kWord, 0, queue>>>(boxes, labels, order, n, words, iou_threshold,
+                                             reinterpret_cast<unsigned long long*>(mask));
   check_launch("nms");
+  nms_pick_cuda(order, n, mask, keep, count, stream);
+}
+
+void nms_pick_cuda(const int64_t* order, int64_t n, uint64_t* overlaps, int64_t* keep, int64_t* count,
+                   void* stream) {
+  const auto queue = static_cast<cudaStream_t>(stream);
+  const int64_t words = nms_words(n);
+  auto* bits = reinterpret_cast<unsigned long long*>(overlaps);
+  unsigned long long* removed = bits + n * words;
   const cudaError_t error = cudaMemsetAsync(removed, 0, static_cast<size_t>(words) * sizeof(*removed), queue);
   check<Error>(error == cudaSuccess, "[nms] ", cudaGetErrorString(error));
   pick_kept<<<1, 512, 0, queue>>>(order, n, words, bits, removed, keep, count);

@@ -24,4 +24,11 @@ constexpr int64_t nms_words(int64_t n) { return (n + 63) / 64; }
 void nms_cuda(const float* boxes, const int64_t* labels, const int64_t* order, int64_t n, float iou_threshold,
               uint64_t* mask, int64_t* keep, int64_t* count, void* stream);
 
+/**
+ * GPU: the greedy choice alone. Bit k of overlaps[i, w] [n + 1, nms_words(n)] says that the i-th in `order`
+ * suppresses the (64 w + k)-th; bits of words before i's are not read, the last row is scratch.
+ */
+void nms_pick_cuda(const int64_t* order, int64_t n, uint64_t* overlaps, int64_t* keep, int64_t* count,
+                   void* stream);
+
 }  // namespace instseg::kernels

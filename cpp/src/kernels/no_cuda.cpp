@@ -4,6 +4,7 @@
 
 #include "instseg/error.h"
 #include "kernels/aligned_bilinear.h"
+#include "kernels/binary_masks.h"
 #include "kernels/blend.h"
 #include "kernels/box_loss.h"
 #include "kernels/cuda_info.h"
@@ -56,6 +57,7 @@ void nms_cuda(const float*, const int64_t*, const int64_t*, int64_t, float, uint
               void*) {
   unavailable("nms");
 }
+void nms_pick_cuda(const int64_t*, int64_t, uint64_t*, int64_t*, int64_t*, void*) { unavailable("nms"); }
 
 // ---- focal_loss.h ----
 void focal_loss_cuda(const void*, ScalarKind, const int64_t*, int64_t, int64_t, FocalParams, double*, void*) {
@@ -113,6 +115,21 @@ void dynamic_mask_head_features_cuda(const HeadView&, const int64_t*, const int6
 void dynamic_mask_head_parameters_cuda(const HeadView&, const float*, float*, void*) {
   unavailable("dynamic_mask_head");
 }
+
+// ---- binary_masks.h ----
+void pack_masks_cuda(const float*, int64_t, int64_t, int64_t, float, uint64_t*, int64_t*, float*, void*) {
+  unavailable("pack_masks");
+}
+void mask_iou_cuda(const PackedView&, int64_t, const PackedView&, int64_t, float*, void*) {
+  unavailable("mask_iou");
+}
+void iou_triangle_cuda(const PackedView&, const int64_t*, int64_t, float*, void*) {
+  unavailable("matrix_nms");
+}
+void decay_scores_cuda(const float*, int64_t, DecayRule, const float*, float*, float*, void*) {
+  unavailable("matrix_nms");
+}
+void mark_overlaps_cuda(const float*, int64_t, float, uint64_t*, void*) { unavailable("mask_nms"); }
 
 // ---- cuda_info.h ----
 bool cuda_compiled() { return false; }

@@ -4,6 +4,8 @@
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/upsample_nearest2d.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <array>
@@ -59,7 +61,7 @@ std::vector<at::Tensor> Fpn::forward(const std::vector<at::Tensor>& taps) {
     const auto& tap = taps.at(config_.min_level - 2 + i);
     // The sum is the lateral convolution's residual, so that it is fused once lowered.
     top = laterals_[i]->forward(tap, top.defined() ? upsample_to(top, tap) : top);
-    levels[i] = outputs_[i]->forward(top);
+    levels[i] = i == 0 && halved_.defined() ? halved_(top) : outputs_[i]->forward(top);
   }
   for (int64_t level = kCoarsestTap + 1; level <= config_.max_level; ++level) {
     const auto& previous = levels.back();
@@ -71,6 +73,21 @@ std::vector<at::Tensor> Fpn::forward(const std::vector<at::Tensor>& taps) {
     }
   }
   return levels;
+}
+
+void Fpn::lower(at::ScalarType dtype, bool halve_finest) {
+  if (halve_finest) {
+    const c10::AutoGradMode no_grad(false);
+    const auto& output = *outputs_[0];
+    check<Error>(output.bias.defined(), "[Fpn.lower] a pyramid with norm cannot be halved");
+    auto weight = at::zeros({output.weight.size(0), output.weight.size(1), 4, 4}, output.weight.options());
+    for (const int64_t y : {0, 1}) {  // the 3x3 window of each of the four averaged pixels
+      for (const int64_t x : {0, 1}) weight.narrow(2, y, 3).narrow(3, x, 3).add_(output.weight, 0.25);
+    }
+    halved_ =
+        PackedConv(weight, output.bias, ConvGeometry{.stride = 2, .padding = 1}, Activation::none, dtype);
+  }
+  lower_units(*this, dtype);
 }
 
 }  // namespace instseg

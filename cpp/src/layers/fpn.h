@@ -24,10 +24,17 @@ class Fpn : public torch::nn::Module {
   /** C2..C5 -> P{min_level}..P{max_level}, each [N, channels, H/2^k, W/2^k] rounded up. */
   std::vector<at::Tensor> forward(const std::vector<at::Tensor>& taps);
 
+  /**
+   * Lowers as lower_units does. `halve_finest`: the finest level, of even size, comes at half its size,
+   * averaged over 2x2; one 4x4 convolution of stride 2 does both. Needs a pyramid without norm.
+   */
+  void lower(at::ScalarType dtype, bool halve_finest = false);
+
  private:
   NeckConfig config_;
   std::vector<std::shared_ptr<ConvUnit>> laterals_, outputs_;  // from min_level to 5
   std::vector<std::shared_ptr<ConvUnit>> extras_;              // p6, p7 for extra = "conv"
+  PackedConv halved_;                                          // of the finest level, once lowered so
 };
 
 }  // namespace instseg

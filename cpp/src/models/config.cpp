@@ -78,7 +78,7 @@ void check_fields(const BackboneConfig& c, const Place& at) {
 void check_fields(const NeckConfig& c, const Place& at) {
   at.one_of("name", c.name, {"fpn"});
   at.within("channels", c.channels, 1, 4096);
-  at.within("min_level", c.min_level, 3, 5);
+  at.within("min_level", c.min_level, 2, 5);
   at.within("max_level", c.max_level, 5, 7);
   at.one_of("extra", c.extra, {"conv", "pool"});
   at.one_of("norm", c.norm, {"none", "bn"});
@@ -180,6 +180,47 @@ void check_fields(const BlendMaskConfig& c, const Place& at) {
              "'gn' has 32 groups, but branch_channels ", c.branch_channels, " is not a multiple of 32");
 }
 
+// One value per level of family solo.
+constexpr size_t kSoloLevels = 5;
+
+void check_levels(const SoloConfig& c, const Place& at) {
+  const auto five = [&](const char* field, size_t size) {
+    at.require(size == kSoloLevels, field, "has ", size, " values, expected ", kSoloLevels,
+               ", one per level");
+  };
+  five("grids", c.grids.size());
+  five("min_scales", c.min_scales.size());
+  five("max_scales", c.max_scales.size());
+  for (size_t i = 0; i < kSoloLevels; ++i) {
+    at.within(join("grids[", i, "]"), c.grids[i], 1, 512);
+    at.at_least(join("min_scales[", i, "]"), c.min_scales[i], 0);
+    at.at_least(join("max_scales[", i, "]"), c.max_scales[i], c.min_scales[i]);
+  }
+}
+
+void check_fields(const SoloConfig& c, const Place& at) {
+  at.one_of("head", c.head, {"solo", "decoupled", "decoupled_light", "solov2"});
+  check_levels(c, at);
+  at.within("center_region", c.center_region, 0.0, 1.0);
+  at.within("convs", c.convs, 1, 32);
+  for (const auto& [field, value] : {std::pair{"channels", c.channels},
+                                     {"mask_channels", c.mask_channels},
+                                     {"branch_channels", c.branch_channels}}) {
+    at.within(field, value, 1, 4096);
+    at.require(value % 32 == 0, field, value, " is not a multiple of 32, the groups of its norm");
+  }
+  at.one_of("mask_frame", c.mask_frame, {"padded", "image"});
+  at.at_least("mask_weight", c.mask_weight, 0);
+  at.require(c.dice_eps > 0 && std::isfinite(c.dice_eps), "dice_eps", c.dice_eps,
+             " is not a positive number");
+  at.within("max_candidates", c.max_candidates, 1, 1'000'000);
+  at.one_of("nms", c.nms, {"matrix", "mask"});
+  at.one_of("nms_kernel", c.nms_kernel, {"gaussian", "linear"});
+  at.require(c.nms_sigma > 0 && std::isfinite(c.nms_sigma), "nms_sigma", c.nms_sigma,
+             " is not a positive number");
+  at.within("update_threshold", c.update_threshold, 0.0, 1.0);
+}
+
 void check_classes(const ModelConfig& c, const Place& at) {
   const auto count = static_cast<size_t>(c.num_classes);
   at.require(c.class_names.empty() || c.class_names.size() == count, "class_names", "has ",
@@ -198,6 +239,11 @@ void check_classes(const ModelConfig& c, const Place& at) {
 
 // Fields that must fit each other.
 void check_together(const ModelConfig& c, const Place& at) {
+  if (c.family == "solo") {
+    at.require(c.neck.min_level == 2, "neck.min_level", c.neck.min_level, " must be 2 for family solo");
+    at.require(c.neck.max_level == 6, "neck.max_level", c.neck.max_level, " must be 6 for family solo");
+    return;
+  }
   const auto levels = static_cast<size_t>(c.neck.max_level - c.neck.min_level + 1);
   at.require(c.targets.rule != "fcos" || c.targets.sizes_of_interest.size() + 1 == levels,
              "targets.sizes_of_interest", "has ", c.targets.sizes_of_interest.size(),
@@ -215,7 +261,7 @@ void check_together(const ModelConfig& c, const Place& at) {
 }
 
 void check_fields(const ModelConfig& c, const Place& at) {
-  at.one_of("family", c.family, {"fcos", "condinst", "blendmask"});
+  at.one_of("family", c.family, {"fcos", "condinst", "blendmask", "solo"});
   at.within("num_classes", c.num_classes, 1, 100'000);
   check_classes(c, at);
   visit_fields(c, [&](const char* name, const auto& value, const char*) {
@@ -243,6 +289,7 @@ void PostConfig::check() const { check_alone(*this); }
 void BoxInstConfig::check() const { check_alone(*this); }
 void CondInstConfig::check() const { check_alone(*this); }
 void BlendMaskConfig::check() const { check_alone(*this); }
+void SoloConfig::check() const { check_alone(*this); }
 void ModelConfig::check() const { check_alone(*this); }
 
 std::string ModelConfig::to_json(int indent) const {

@@ -231,11 +231,45 @@ struct ConfigTraits<BlendMaskConfig> {
 };
 
 template <>
+struct ConfigTraits<SoloConfig> {
+  static constexpr const char* name = "SoloConfig";
+  static constexpr const char* doc = "Masks of the cells of a category grid; read by family solo.";
+  static constexpr auto fields = std::tuple{
+      ConfigField{"head", &SoloConfig::head,
+                  "solo (a map per cell), decoupled (per column and row), decoupled_light (both from one "
+                  "tower) or solov2 (dynamic convolution)"},
+      ConfigField{"grids", &SoloConfig::grids, "cells per side of the image, one number per level"},
+      ConfigField{"min_scales", &SoloConfig::min_scales,
+                  "px, smallest sqrt of the box area of a level's objects, inclusive"},
+      ConfigField{"max_scales", &SoloConfig::max_scales, "px, largest, inclusive"},
+      ConfigField{"center_region", &SoloConfig::center_region,
+                  "share of the box around the center of mass whose cells are positive"},
+      ConfigField{"convs", &SoloConfig::convs, "3x3 convolutions of each tower"},
+      ConfigField{"channels", &SoloConfig::channels, "channels of the towers"},
+      ConfigField{"mask_channels", &SoloConfig::mask_channels,
+                  "channels of the mask features and of each cell's kernel; used by head solov2"},
+      ConfigField{"branch_channels", &SoloConfig::branch_channels,
+                  "channels of the mask branch before its last convolution; used by head solov2"},
+      ConfigField{"inclusive_boxes", &SoloConfig::inclusive_boxes,
+                  "scales are of boxes x2 = x1 + w - 1, as mmdetection 1.0 has them"},
+      ConfigField{"mask_frame", &SoloConfig::mask_frame,
+                  "image that target masks are reduced from: padded, or image (without padding)"},
+      ConfigField{"mask_weight", &SoloConfig::mask_weight, "weight of the mask loss"},
+      ConfigField{"dice_eps", &SoloConfig::dice_eps, "added to both sums of the dice loss"},
+      ConfigField{"max_candidates", &SoloConfig::max_candidates, "best masks that suppression sees"},
+      ConfigField{"nms", &SoloConfig::nms, "suppression: matrix, or mask (greedy, above post.nms_threshold)"},
+      ConfigField{"nms_kernel", &SoloConfig::nms_kernel, "decay of matrix NMS: gaussian or linear"},
+      ConfigField{"nms_sigma", &SoloConfig::nms_sigma, "sharpness of the gaussian decay"},
+      ConfigField{"update_threshold", &SoloConfig::update_threshold, "0..1, on the score after suppression"},
+  };
+};
+
+template <>
 struct ConfigTraits<ModelConfig> {
   static constexpr const char* name = "ModelConfig";
   static constexpr const char* doc = "Everything that defines a model.";
   static constexpr auto fields = std::tuple{
-      ConfigField{"family", &ModelConfig::family, "fcos, condinst or blendmask"},
+      ConfigField{"family", &ModelConfig::family, "fcos, condinst, blendmask or solo"},
       ConfigField{"num_classes", &ModelConfig::num_classes, "number of foreground classes"},
       ConfigField{"class_names", &ModelConfig::class_names, "one per class, or empty when unknown"},
       ConfigField{"category_ids", &ModelConfig::category_ids,
@@ -249,6 +283,7 @@ struct ConfigTraits<ModelConfig> {
       ConfigField{"post", &ModelConfig::post, "from head outputs to detections"},
       ConfigField{"condinst", &ModelConfig::condinst, "masks of family condinst"},
       ConfigField{"blendmask", &ModelConfig::blendmask, "masks of family blendmask"},
+      ConfigField{"solo", &ModelConfig::solo, "masks of family solo"},
   };
 };
 

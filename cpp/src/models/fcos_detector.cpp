@@ -9,31 +9,18 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/GradMode.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
-
-#include <chrono>
 
 #include "instseg/error.h"
 #include "instseg/ops/fcos_decode.h"
 #include "losses/fcos_losses.h"
 #include "models/check_batch.h"
 #include "models/detections.h"
+#include "models/stage_clock.h"
 
 namespace instseg {
 namespace {
 
 constexpr double kNoUpperBound = 1e8;  // px
-
-using Clock = std::chrono::steady_clock;
-
-void synchronize(const at::Tensor& tensor) {
-  const c10::impl::VirtualGuardImpl guard(tensor.device().type());
-  guard.synchronizeStream(guard.getStream(tensor.device()));
-}
-
-double milliseconds_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 void check_targets(const ImageBatch& batch, const std::vector<Targets>& targets, int64_t num_classes) {
   check<ValueError>(targets.size() == batch.sizes.size(), "[losses] ", targets.size(), " targets for ",
@@ -135,13 +122,11 @@ NamedTensors FcosDetector::losses(const ImageBatch& batch, const std::vector<Tar
 std::vector<Instances> FcosDetector::detect(const ImageBatch& batch) {
   check_batch(batch, "detect");
   const c10::AutoGradMode no_grad(false);
-  const auto start = Clock::now();
+  StageClock clock(batch.pixels);
   const auto network = forward(batch);
   const auto map = mask_map(network);
-  if (batch.pixels.is_cuda()) synchronize(batch.pixels);  // stage times are of work done, not of work queued
-  times_.network = milliseconds_since(start);
+  times_.network = clock.lap();
 
-  const auto post_start = Clock::now();
   std::vector<FcosLevel> levels;
   for (size_t l = 0; l < network.outputs.size(); ++l) {
     const auto& [logits, reg, centerness, _] = network.outputs[l];
@@ -168,8 +153,7 @@ std::vector<Instances> FcosDetector::detect(const ImageBatch& batch) {
   found.cells = {at::cat(of_level), at::cat(images), at::cat(positions)};
   found.boxes = at::cat(boxes);
   add_masks(batch, network, map, found, results);
-  if (batch.pixels.is_cuda()) synchronize(batch.pixels);
-  times_.postprocess = milliseconds_since(post_start);
+  times_.postprocess = clock.lap();
   return results;
 }
 
@@ -199,7 +183,7 @@ void FcosDetector::lower(at::ScalarType dtype) {
   check<Error>(!lowered_, "[lower] the model was lowered before");
   eval();
   lower_units(*backbone_, dtype);
-  lower_units(*neck_, dtype);
+  neck_->lower(dtype);
   head_->lower(dtype);
   lower_masks(dtype);
   dtype_ = dtype;

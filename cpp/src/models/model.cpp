@@ -6,6 +6,7 @@
 #include "models/blendmask.h"
 #include "models/condinst.h"
 #include "models/fcos.h"
+#include "models/solo.h"
 
 namespace instseg {
 
@@ -17,6 +18,7 @@ std::shared_ptr<Model> make_model(const ModelConfig& config) {
   if (config.family == "fcos") return make_fcos(config);
   if (config.family == "condinst") return make_condinst(config);
   if (config.family == "blendmask") return make_blendmask(config);
+  if (config.family == "solo") return make_solo(config);
   throw ValueError(join("[make_model] family: unknown model family '", config.family, "'"));
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 std::vector<Preset> make_presets() {
   std::vector<Preset> list;
-  for (const auto& family : {fcos_presets(), blendmask_presets(), condinst_presets()}) {
+  for (const auto& family : {fcos_presets(), blendmask_presets(), condinst_presets(), solo_presets()}) {
     list.insert(list.end(), family.begin(), family.end());
   }
   for (const Preset& preset : list) preset.config.check();

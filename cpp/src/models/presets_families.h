@@ -14,6 +14,8 @@ std::vector<Preset> fcos_presets();
 std::vector<Preset> blendmask_presets();
 /** CondInst and BoxInst. */
 std::vector<Preset> condinst_presets();
+/** SOLO, Decoupled SOLO and SOLOv2. */
+std::vector<Preset> solo_presets();
 
 /** The defaults of config.h with the classes of COCO. */
 ModelConfig coco_config();

@@ -6,6 +6,7 @@
 #include <ATen/ops/nonzero.h>
 
 #include <algorithm>
+#include <array>
 
 #include "instseg/error.h"
 #include "kernels/outline.h"
@@ -80,6 +81,19 @@ at::Tensor Masks::area() const {
     for (size_t k = 1; k < counts.size(); k += 2) out[i] += counts[k];
   });
   return areas;
+}
+
+at::Tensor Masks::tight_boxes() const {
+  const at::Tensor found = at::empty({size(), 4});
+  auto* out = found.mutable_data_ptr<float>();
+  for_each_mask(*this, [&](int64_t i, std::vector<uint32_t>& counts) {
+    const kernels::PixelBox box = kernels::tight_box(counts, image_size.height);
+    const std::array corners = {box.x, box.y, box.x + box.width, box.y + box.height};
+    for (size_t k = 0; k < corners.size(); ++k) {
+      out[4 * i + static_cast<int64_t>(k)] = box.width > 0 ? static_cast<float>(corners[k]) : 0.0F;
+    }
+  });
+  return found;
 }
 
 std::vector<std::vector<at::Tensor>> Masks::polygons() const {

@@ -7,7 +7,6 @@
 #include <ATen/ops/max.h>
 #include <c10/core/DeviceGuard.h>
 
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -15,17 +14,10 @@
 #include "kernels/nms.h"
 #include "ops/checks.h"
 #include "ops/cuda_stream.h"
+#include "ops/rounding.h"
 
 namespace instseg {
 namespace {
-
-// The largest float32 not above `threshold`: comparing a float with it gives what comparing with the double
-// does.
-float round_down(double threshold) {
-  const auto rounded = static_cast<float>(threshold);
-  if (static_cast<double>(rounded) <= threshold) return rounded;
-  return std::nextafter(rounded, -std::numeric_limits<float>::infinity());
-}
 
 at::Tensor run_cpu(const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& labels,
                    float threshold) {

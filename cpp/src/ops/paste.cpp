@@ -31,8 +31,20 @@ float limit_of(double threshold, bool inclusive) {
   return back <= threshold ? rounded : std::nextafter(rounded, -infinity);
 }
 
+/** Where pixel `pixel` of a map of `cells`, enlarged by `stride`, lies: the first cell and the share of the
+ * next.
+ */
+std::pair<int64_t, double> cell_of(int64_t pixel, int64_t cells, int64_t stride, bool aligned) {
+  const auto step = static_cast<double>(stride);
+  const double place = aligned ? static_cast<double>(std::max<int64_t>(0, pixel - stride / 2)) / step
+                               : std::max(0.0, (static_cast<double>(pixel) + 0.5) / step - 0.5);
+  const int64_t cell = std::min(static_cast<int64_t>(place), cells - 1);
+  return {cell, cell == cells - 1 ? 0 : place - static_cast<double>(cell)};
+}
+
 /** The bilinear resize from `network` to `output` pixels of a map of `cells` enlarged by `stride`. */
-std::vector<PasteTap> image_taps(int64_t cells, int64_t stride, int64_t network, int64_t output) {
+std::vector<PasteTap> image_taps(int64_t cells, int64_t stride, bool aligned, int64_t network,
+                                 int64_t output) {
   std::vector<PasteTap> taps(output);
   const double scale = static_cast<double>(network) / static_cast<double>(output);
   for (int64_t i = 0; i < output; ++i) {
@@ -41,11 +53,8 @@ std::vector<PasteTap> image_taps(int64_t cells, int64_t stride, int64_t network,
     const double fraction = pixel == network - 1 ? 0 : source - static_cast<double>(pixel);
     double weight[3] = {};
     int64_t start = 0;
-    for (int64_t k = 0; k < (fraction > 0 ? 2 : 1); ++k) {  // aligned_bilinear at network pixel `pixel + k`
-      const int64_t place = std::max<int64_t>(0, pixel + k - stride / 2);
-      const int64_t cell = std::min(place / stride, cells - 1);
-      const double inner =
-          cell == cells - 1 ? 0 : static_cast<double>(place % stride) / static_cast<double>(stride);
+    for (int64_t k = 0; k < (fraction > 0 ? 2 : 1); ++k) {
+      const auto [cell, inner] = cell_of(pixel + k, cells, stride, aligned);
       if (k == 0) start = cell;
       const double share = k == 0 ? 1 - fraction : fraction;
       weight[cell - start] += share * (1 - inner);
@@ -63,10 +72,11 @@ struct ImageTaps {
 
 ImageTaps image_taps(const Masks& masks) {
   ImageTaps taps;
-  taps.y = image_taps(masks.probabilities.size(1), masks.stride, masks.network_size.height,
+  const bool aligned = masks.enlarge == "aligned";
+  taps.y = image_taps(masks.probabilities.size(1), masks.stride, aligned, masks.network_size.height,
                       masks.image_size.height);
-  taps.x =
-      image_taps(masks.probabilities.size(2), masks.stride, masks.network_size.width, masks.image_size.width);
+  taps.x = image_taps(masks.probabilities.size(2), masks.stride, aligned, masks.network_size.width,
+                      masks.image_size.width);
   const auto third = [](const PasteTap& tap) { return tap.third != 0; };
   if (std::any_of(taps.x.begin(), taps.x.end(), third) || std::any_of(taps.y.begin(), taps.y.end(), third)) {
     taps.per_tap = 3;
@@ -241,6 +251,8 @@ void check_masks(const char* function, const Masks& masks) {
   }
   check<ValueError>(masks.placement == "image", "[", function, "] placement '", masks.placement,
                     "' is not one of image, box");
+  check<ValueError>(masks.enlarge == "aligned" || masks.enlarge == "half_pixel", "[", function, "] enlarge '",
+                    masks.enlarge, "' is not one of aligned, half_pixel");
   check<ValueError>(masks.stride >= 1, "[", function, "] stride is ", masks.stride, "; use at least 1");
   check<ValueError>(map.size(0) == 0 || (network.height > 0 && network.width > 0 &&
                                          network.height <= map.size(1) * masks.stride &&

@@ -14,7 +14,7 @@ from instseg.importers.containers import Checkpoint, from_mapping, read_checkpoi
 from instseg.importers.detect import FLAVORS, candidates, choose, find_flavor, is_backbone
 from instseg.importers.loading import copy_tensors, match_names
 from instseg.importers.report import Report
-from instseg.importers.structure import Config, mask_convs
+from instseg.importers.structure import Config, Layout
 
 if TYPE_CHECKING:
     from instseg import Model, ModelConfig
@@ -64,15 +64,15 @@ def official_name_map(preset_or_config: str | ModelConfig | Mapping[str, Any], f
     """
     Official name -> our name of every parameter and buffer of a model.
 
-    ``flavor`` is "adelaidet", "torchvision", "mmdet" or "maskrcnn_benchmark" (whose names are given as
-    AdelaiDet's).
+    ``flavor`` is "adelaidet", "torchvision", "mmdet", "maskrcnn_benchmark" (whose names are given as
+    AdelaiDet's) or "solo" (the repository of SOLO's authors).
     """
     if flavor not in FLAVORS:
         raise ValueError(f"[official_name_map] flavor '{flavor}' is not one of {', '.join(FLAVORS)}")
     from instseg.model import Model
 
     _, config = _given_config(preset_or_config)
-    table = FLAVORS[flavor].table(mask_convs(config))
+    table = FLAVORS[flavor].table(Layout.of_config(config))
     pairs = ((table.official(name), name) for name in Model(config).state_dict())
     return {official: name for official, name in pairs if official is not None}
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from instseg.importers import adelaidet, maskrcnn_benchmark, mmdet, torchvision
+from instseg.importers import adelaidet, maskrcnn_benchmark, mmdet, solo, torchvision
 from instseg.importers.containers import Checkpoint
 from instseg.importers.names import NameTable
-from instseg.importers.structure import Config, Structure, refuse_unsupported
+from instseg.importers.structure import Config, Layout, Structure, refuse_unsupported
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,18 @@ class Flavor:
     """A naming scheme of detector checkpoints."""
 
     name: str
-    table: Callable[[int], NameTable]
-    """The names of a model whose mask branch has so many convolutions."""
-    canonical: Callable[[str], str]
-    signature: tuple[str, ...]
-    """Raw names, one of which every checkpoint of this flavor has."""
-    mask_convs: int = 0
-    """Convolutions in the mask branch of the file at hand."""
+    table: Callable[[Layout], NameTable]
+    canonical: Callable[[str], str] = str
+    signature: tuple[str, ...] = ()
+    """Raw names, one of which every checkpoint of an FCOS-based model of this flavor has."""
+    solo_signature: tuple[str, ...] = ()
+    """The same of SOLO models."""
+    layout: Layout = field(default_factory=Layout)
+    """Of the file at hand."""
 
     def ours(self, name: str) -> str | None:
         """Our name for a name in the file."""
-        return self.table(self.mask_convs).ours(self.canonical(name))
+        return self.table(self.layout).ours(self.canonical(name))
 
 
 FLAVORS = {
@@ -37,9 +38,10 @@ FLAVORS = {
     for flavor in (
         Flavor(
             "adelaidet",
-            adelaidet.table,
+            lambda layout: solo.ADELAIDET if layout.solo else adelaidet.table(layout.mask_convs),
             adelaidet.canonical,
             ("proposal_generator.fcos_head.cls_logits.weight",),
+            ("ins_head.cate_pred.weight",),
         ),
         Flavor(
             "torchvision",
@@ -49,9 +51,10 @@ FLAVORS = {
         ),
         Flavor(
             "mmdet",
-            lambda _: mmdet.TABLE,
+            lambda layout: solo.MMDET if layout.solo else mmdet.TABLE,
             mmdet.canonical,
             ("bbox_head.conv_cls.weight", "bbox_head.fcos_cls.weight"),
+            ("mask_head.conv_cls.weight",),
         ),
         Flavor(
             "maskrcnn_benchmark",
@@ -59,8 +62,16 @@ FLAVORS = {
             maskrcnn_benchmark.canonical,
             ("rpn.head.cls_logits.weight",),
         ),
+        Flavor(
+            "solo",
+            lambda layout: solo.repository(layout.decoupled),
+            solo_signature=("bbox_head.solo_cate.weight", "bbox_head.dsolo_cate.weight"),
+        ),
     )
 }
+
+# Flavors whose files hold mmdetection's configuration text.
+_OF_MMDETECTION = ("mmdet", "solo")
 
 _BACKBONE_SIGNS = ("_conv_stem.weight", "res2_0_branch2a_w", "layer1.0.conv1.weight", "res2.0.conv1.weight")
 
@@ -83,9 +94,20 @@ def find_flavor(names: Iterable[str]) -> Flavor:
     """The naming scheme of a detector checkpoint; ValueError saying what the file is instead."""
     names = set(names)
     refuse_unsupported(sorted(names))
+    found: list[Flavor] = []
+    shown: list[str] = []
     for flavor in FLAVORS.values():
-        if names.intersection(flavor.signature):
-            return replace(flavor, mask_convs=adelaidet.mask_convs(names))
+        for signature in (flavor.signature, flavor.solo_signature):
+            present = names.intersection(signature)
+            if present:
+                found.append(replace(flavor, layout=_layout(names, signature is flavor.solo_signature)))
+                shown.append(f"{flavor.name} ('{min(present)}')")
+    if len(found) > 1:
+        raise ValueError(
+            f"mixes the names of several models, {' and '.join(shown)}; save the state dict of one"
+        )
+    if found:
+        return found[0]
     if {"head.cls_logits.weight", "backbone.stem.weight"} <= names:
         raise ValueError("is an instseg model already; use it as it is")
     if is_backbone(names):
@@ -95,6 +117,12 @@ def find_flavor(names: Iterable[str]) -> Flavor:
         )
     some = ", ".join(sorted(names)[:4])
     raise ValueError(f"has names of no detector this program knows, such as {some}")
+
+
+def _layout(names: set[str], is_solo: bool) -> Layout:
+    if is_solo:
+        return Layout(solo=True, decoupled="bbox_head.dsolo_cate.weight" in names)
+    return Layout(mask_convs=adelaidet.mask_convs(names))
 
 
 @dataclass(frozen=True)
@@ -110,10 +138,12 @@ _INSTSEG = "instseg"
 
 
 def _flavor_of_preset(name: str, config: Config) -> str:
-    for prefix, flavor in (("torchvision_", "torchvision"), ("mmdet_", "mmdet")):
+    for prefix, flavor in (("torchvision_", "torchvision"), ("mmdet_", "mmdet"), ("adet_", "adelaidet")):
         if name.startswith(prefix):
             return flavor
-    return "adelaidet" if config["backbone"]["name"].startswith("resnet") else _INSTSEG
+    if not config["backbone"]["name"].startswith("resnet"):
+        return _INSTSEG
+    return "solo" if config["family"] == "solo" else "adelaidet"
 
 
 def _maskrcnn_benchmark_variants(base: Config) -> list[Candidate]:
@@ -164,7 +194,7 @@ def choose(checkpoint: Checkpoint, flavor: Flavor, preset: str | None) -> tuple[
         chosen = _named(preset, everything)
         _agree(chosen, structure, flavor)
     config = deepcopy(chosen.config)
-    if flavor.name == "mmdet":
+    if flavor.name in _OF_MMDETECTION:
         notes += mmdet.configure(config, checkpoint.meta, asked=preset is not None)
     if config["backbone"]["name"] != structure.backbone:
         notes.append(

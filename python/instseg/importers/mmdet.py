@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of mmdetection's FCOS and CondInst and what its files say about the configuration."""
+"""Names of mmdetection's FCOS and CondInst and what its files, also of SOLO, say about the configuration."""
 
 from __future__ import annotations
 
@@ -117,6 +117,8 @@ def configure(config: Config, meta: Mapping[str, object], *, asked: bool) -> lis
     settled = config["family"] == "fcos" and found is not None and len(set(found.values())) == 1
     if not asked and found is not None and not settled:
         changes.update(_switch_changes(text, found))
+    if config["family"] == "solo":
+        changes.update(_grid_changes(text))
     notes = []
     for (section, key), value in changes.items():
         if not _same(config[section][key], value):
@@ -173,6 +175,12 @@ def _switch_changes(text: str, found: Mapping[str, bool]) -> dict[tuple[str, str
         ("head", "stride_units"): normed,
         ("targets", "center_radius"): float(radius or 1.5) if sampling else 0.0,
     }
+
+
+def _grid_changes(text: str) -> dict[tuple[str, str], object]:
+    """The grids of a SOLO model, which the weights of SOLOv2 do not show."""
+    value = _last(text, "num_grids", r"[\[(]\s*\d+(?:\s*,\s*\d+)*\s*,?\s*[\])]")
+    return {} if value is None else {("solo", "grids"): [int(n) for n in re.findall(r"\d+", value)]}
 
 
 def class_names(meta: Mapping[str, object]) -> list[str]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import Any
 
 Config = dict[str, Any]
@@ -19,10 +21,23 @@ _BLOCKS: dict[tuple[tuple[int, ...], bool], str] = {
 }
 
 
-def mask_convs(config: Config) -> int:
-    """Convolutions in the mask branch or bottom module that ``config`` describes."""
-    masks = config.get(config["family"], {})
-    return int(masks.get("branch_convs", 0))
+@dataclass(frozen=True)
+class Layout:
+    """What decides the official names of a model, besides the code base."""
+
+    mask_convs: int = 0
+    """Convolutions in the mask branch or bottom module."""
+    solo: bool = False
+    decoupled: bool = False
+    """Decoupled SOLO, light or not."""
+
+    @staticmethod
+    def of_config(config: Config) -> Layout:
+        """The layout of the model that ``config`` describes."""
+        if config["family"] == "solo":
+            return Layout(solo=True, decoupled=config["solo"]["head"].startswith("decoupled"))
+        masks = config.get(config["family"], {})
+        return Layout(mask_convs=int(masks.get("branch_convs", 0)))
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,52 @@ def _head_parameters(condinst: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
+class SoloMasks:
+    """The part of a ModelConfig that decides which parameters make the masks of a SOLO model."""
+
+    head: str
+    channels: int
+    grids: tuple[int, ...] = ()
+    """Where each cell, or row and column, has an output of its own; () for SOLOv2."""
+    mask_channels: int = 0
+    branch_channels: int = 0
+    """Both 0 unless the head is SOLOv2's."""
+
+    @staticmethod
+    def of_config(part: Mapping[str, Any]) -> SoloMasks:
+        """The masks that the ``solo`` fields of a configuration describe."""
+        if part["head"] == "solov2":
+            return SoloMasks("solov2", part["channels"], (), part["mask_channels"], part["branch_channels"])
+        return SoloMasks(part["head"], part["channels"], tuple(part["grids"]))
+
+    @staticmethod
+    def of_names(shapes: Mapping[str, tuple[int, ...]]) -> SoloMasks | None:
+        """The masks of a checkpoint, from shapes by our names; None when it is not of SOLO."""
+        channels = shapes.get("head.cls_tower.0.weight", (0,))[0]
+        if "head.kernel.weight" in shapes:
+            branch = shapes.get("mask_branch.level0.0.weight", (0,))[0]
+            return SoloMasks("solov2", channels, (), shapes["head.kernel.weight"][0], branch)
+        for part in ("mask", "x"):
+            names = (f"head.{part}_output.{level}.weight" for level in count())
+            outputs = tuple(shapes[name][0] for name in takewhile(shapes.__contains__, names))
+            if not outputs:
+                continue
+            if part == "mask":
+                return SoloMasks("solo", channels, tuple(math.isqrt(cells) for cells in outputs))
+            head = "decoupled" if "head.x_tower.0.weight" in shapes else "decoupled_light"
+            return SoloMasks(head, channels, outputs)
+        return None
+
+    def __str__(self) -> str:
+        what = (
+            f"{self.mask_channels} mask features of a branch of {self.branch_channels}"
+            if self.head == "solov2"
+            else f"grids of {', '.join(map(str, self.grids))}"
+        )
+        return f"head {self.head} of {self.channels} channels, {what}"
+
+
+@dataclass(frozen=True)
 class Structure:
     """The part of a ModelConfig that decides which parameters exist, apart from the number of classes."""
 
@@ -113,12 +174,16 @@ class Structure:
     box_convs: int
     head_norm: str
     scale: bool
-    masks: Masks
+    masks: Masks | SoloMasks
 
     @staticmethod
     def of_config(config: Config) -> Structure:
         """The structure that ``config`` describes."""
         neck, head = config["neck"], config["head"]
+        if config["family"] == "solo":
+            masks = SoloMasks.of_config(config["solo"])
+            backbone, convs = config["backbone"]["name"], config["solo"]["convs"]
+            return Structure(backbone, (neck["min_level"], 5), 0, convs, 0, "gn", False, masks)
         return Structure(
             backbone=config["backbone"]["name"],
             levels=(neck["min_level"], neck["max_level"] if neck["extra"] == "conv" else 5),
@@ -151,7 +216,7 @@ class Structure:
             box_convs=convs["box"],
             head_norm=norm,
             scale="head.scales.0" in shapes,
-            masks=Masks.of_names(shapes),
+            masks=SoloMasks.of_names(shapes) or Masks.of_names(shapes),
         )
 
     def without_backbone(self) -> Structure:
@@ -159,6 +224,8 @@ class Structure:
         return replace(self, backbone="")
 
     def __str__(self) -> str:
+        if isinstance(self.masks, SoloMasks):
+            return f"{self.backbone}, SOLO {self.masks}, {self.cls_convs} convolutions a tower"
         return (
             f"{self.backbone}, P{self.levels[0]}..P{self.levels[1]}, {self.share_convs}+{self.cls_convs}+"
             f"{self.box_convs} head convolutions (shared+class+box), head norm {self.head_norm}, "
@@ -195,7 +262,6 @@ def backbone_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 _UNSUPPORTED = (
     (r"(^|\.)panoptic_module\.", "a panoptic BlendMask model"),
-    (r"^ins_head\.|bbox_head\.d?solo|mask_head\.conv_(cls|mask)", "a SOLO model"),
     (r"\.repeated_bifpn\.", "a BiFPN model"),
     (r"bottom_up\.base_layer\.", "a model with a DLA backbone"),
     (r"\.OSA\d", "a model with a VoVNet backbone"),

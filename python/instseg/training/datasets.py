@@ -17,7 +17,9 @@ def mask_needs(config: ModelConfig) -> tuple[bool, bool]:
     """Whether the losses of a model need masks, and whether they need a semantic map."""
     if config.family == "blendmask":
         return True, config.blendmask.semantic
-    return config.family == "condinst" and config.condinst.supervision != "boxes", False
+    if config.family == "condinst":
+        return config.condinst.supervision != "boxes", False
+    return config.family == "solo", False
 
 
 def training_data(recipe: Recipe) -> CocoDataset:

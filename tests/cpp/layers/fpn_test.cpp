@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layers/fpn.h"
 
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/randn.h>
@@ -123,6 +125,23 @@ TEST(Fpn, LoweredEqualsTheOriginal) {
   lower_units(fpn, at::kFloat);
   const auto levels = fpn.forward(maps);
   for (size_t i = 0; i < levels.size(); ++i) testing::expect_near(levels[i], expected[i], 1e-5);
+}
+
+TEST(Fpn, LoweredHalvesTheFinestLevel) {
+  const c10::AutoGradMode no_grad(false);
+  at::manual_seed(4);
+  const NeckConfig config{.channels = 6, .min_level = 2, .max_level = 6, .extra = "pool"};
+  const auto fpn = std::make_shared<Fpn>(config, kChannels);
+  testing::randomize(*fpn);
+  const auto c = taps();
+  const auto expected = fpn->forward(c);
+  fpn->lower(at::kFloat, /*halve_finest=*/true);
+  std::vector<at::Tensor> nhwc;
+  for (const auto& map : c) nhwc.push_back(map.contiguous(at::MemoryFormat::ChannelsLast));
+  const auto found = fpn->forward(nhwc);
+  ASSERT_EQ(found.size(), expected.size());
+  EXPECT_TRUE(at::allclose(found[0], at::avg_pool2d(expected[0], 2), 1e-4, 1e-5));
+  for (size_t i = 1; i < found.size(); ++i) EXPECT_TRUE(at::allclose(found[i], expected[i], 1e-4, 1e-5)) << i;
 }
 
 }  // namespace

@@ -42,6 +42,14 @@ TEST(ConfigFields, NamesOfMasksFollowTheHeader) {
                                 "attention_size", "mask_size", "semantic", "semantic_weight", "paste"}));
 }
 
+TEST(ConfigFields, NamesOfSoloFollowTheHeader) {
+  EXPECT_EQ(field_names<SoloConfig>(),
+            (std::vector<std::string>{"head", "grids", "min_scales", "max_scales", "center_region", "convs",
+                                      "channels", "mask_channels", "branch_channels", "inclusive_boxes",
+                                      "mask_frame", "mask_weight", "dice_eps", "max_candidates", "nms",
+                                      "nms_kernel", "nms_sigma", "update_threshold"}));
+}
+
 TEST(ConfigCheck, MaskStructsAloneUseTheirOwnName) {
   BoxInstConfig boxinst;
   boxinst.color_threshold = 2;
@@ -142,6 +150,55 @@ TEST(ConfigCheck, BlendMask) {
             }),
             "[ModelConfig] blendmask.branch_norm: 'gn' has 32 groups, but the low-level map of bottom "
             "deeplab_pyramid has 48 channels; use bn or none");
+}
+
+TEST(ConfigCheck, Solo) {
+  EXPECT_EQ(check_error([](auto& c) { c.solo.head = "yolact"; }),
+            "[ModelConfig] solo.head: 'yolact' is not one of solo, decoupled, decoupled_light, solov2");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.grids = {40, 36, 24, 16}; }),
+            "[ModelConfig] solo.grids: has 4 values, expected 5, one per level");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.min_scales.push_back(9); }),
+            "[ModelConfig] solo.min_scales: has 6 values, expected 5, one per level");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.max_scales.clear(); }),
+            "[ModelConfig] solo.max_scales: has 0 values, expected 5, one per level");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.grids[3] = 0; }),
+            "[ModelConfig] solo.grids[3]: 0 is not within 1..512");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.min_scales[0] = -1; }),
+            "[ModelConfig] solo.min_scales[0]: -1 is not a finite number >= 0");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.max_scales[1] = 47; }),
+            "[ModelConfig] solo.max_scales[1]: 47 is not a finite number >= 48");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.center_region = 1.5; }),
+            "[ModelConfig] solo.center_region: 1.5 is not within 0..1");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.convs = 0; }),
+            "[ModelConfig] solo.convs: 0 is not within 1..32");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.channels = 48; }),
+            "[ModelConfig] solo.channels: 48 is not a multiple of 32, the groups of its norm");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.mask_channels = 4128; }),
+            "[ModelConfig] solo.mask_channels: 4128 is not within 1..4096");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.branch_channels = 16; }),
+            "[ModelConfig] solo.branch_channels: 16 is not a multiple of 32, the groups of its norm");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.mask_frame = "canvas"; }),
+            "[ModelConfig] solo.mask_frame: 'canvas' is not one of padded, image");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.mask_weight = -1; }),
+            "[ModelConfig] solo.mask_weight: -1 is not a finite number >= 0");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.dice_eps = 0; }),
+            "[ModelConfig] solo.dice_eps: 0 is not a positive number");
+}
+
+TEST(ConfigCheck, SoloSuppression) {
+  EXPECT_EQ(check_error([](auto& c) { c.solo.max_candidates = 0; }),
+            "[ModelConfig] solo.max_candidates: 0 is not within 1..1000000");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.nms = "points"; }),
+            "[ModelConfig] solo.nms: 'points' is not one of matrix, mask");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.nms_kernel = "cubic"; }),
+            "[ModelConfig] solo.nms_kernel: 'cubic' is not one of gaussian, linear");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.nms_sigma = 0; }),
+            "[ModelConfig] solo.nms_sigma: 0 is not a positive number");
+  EXPECT_EQ(check_error([](auto& c) { c.solo.update_threshold = 2; }),
+            "[ModelConfig] solo.update_threshold: 2 is not within 0..1");
+  SoloConfig alone;
+  alone.update_threshold = -1;
+  EXPECT_EQ(error_of([&] { alone.check(); }), "[SoloConfig] update_threshold: -1 is not within 0..1");
 }
 
 TEST(ConfigCheck, MasksNeedTheirDetector) {

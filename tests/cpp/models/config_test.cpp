@@ -63,7 +63,7 @@ TEST(ConfigFields, NamesFollowTheHeader) {
   EXPECT_EQ(
       field_names<ModelConfig>(),
       (std::vector<std::string>{"family", "num_classes", "class_names", "category_ids", "input", "backbone",
-                                "neck", "head", "targets", "loss", "post", "condinst", "blendmask"}));
+                                "neck", "head", "targets", "loss", "post", "condinst", "blendmask", "solo"}));
   EXPECT_EQ(field_names<TargetConfig>(),
             (std::vector<std::string>{"rule", "sizes_of_interest", "center_radius"}));
 }
@@ -94,6 +94,7 @@ TEST(ConfigFields, ListedSizesCoverTheStructs) {
   EXPECT_TRUE(covered(c.condinst));
   EXPECT_TRUE(covered(c.condinst.boxinst));
   EXPECT_TRUE(covered(c.blendmask));
+  EXPECT_TRUE(covered(c.solo));
   EXPECT_EQ(sizeof(c), listed(c));
 }
 
@@ -229,16 +230,27 @@ TEST(ConfigCheck, DefaultsPass) {
   EXPECT_NO_THROW(config.condinst.check());
   EXPECT_NO_THROW(config.condinst.boxinst.check());
   EXPECT_NO_THROW(config.blendmask.check());
+  EXPECT_NO_THROW(config.solo.check());
   for (const char* family : {"fcos", "condinst", "blendmask"}) {
     EXPECT_EQ(check_error([&](auto& c) { c.family = family; }), "no error") << family;
   }
+  const auto solo = [](int64_t min_level, int64_t max_level) {
+    return [=](ModelConfig& c) {
+      c.family = "solo";
+      c.neck.min_level = min_level;
+      c.neck.max_level = max_level;
+    };
+  };
+  EXPECT_EQ(check_error(solo(2, 6)), "no error");
+  EXPECT_EQ(check_error(solo(3, 6)), "[ModelConfig] neck.min_level: 3 must be 2 for family solo");
+  EXPECT_EQ(check_error(solo(2, 7)), "[ModelConfig] neck.max_level: 7 must be 6 for family solo");
 }
 
 TEST(ConfigCheck, ChoicesNameFieldAndValue) {
   EXPECT_EQ(check_error([](auto& c) { c.head.norm = "ln"; }),
             "[ModelConfig] head.norm: 'ln' is not one of gn, bn, none");
   EXPECT_EQ(check_error([](auto& c) { c.family = "yolo"; }),
-            "[ModelConfig] family: 'yolo' is not one of fcos, condinst, blendmask");
+            "[ModelConfig] family: 'yolo' is not one of fcos, condinst, blendmask, solo");
   EXPECT_EQ(check_error([](auto& c) { c.input.channel_order = "grb"; }),
             "[ModelConfig] input.channel_order: 'grb' is not one of bgr, rgb");
   EXPECT_EQ(check_error([](auto& c) { c.backbone.name = "vgg"; }),

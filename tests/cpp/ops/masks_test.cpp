@@ -35,6 +35,8 @@ void expect_consistent(const Masks& masks) {
   ASSERT_EQ(bitmaps.device(), masks.probabilities.device());
   const std::vector<Rle> rles = masks.rle();
   const std::vector<MaskCrop> crops = masks.crops();
+  const at::Tensor boxes = masks.tight_boxes();
+  EXPECT_TRUE(boxes.is_cpu());
   ASSERT_EQ(rles.size(), static_cast<size_t>(masks.size()));
   for (int64_t i = 0; i < masks.size(); ++i) {
     const at::Tensor bitmap = bitmaps[i].cpu();
@@ -44,6 +46,8 @@ void expect_consistent(const Masks& masks) {
     at::Tensor pasted = at::zeros_like(bitmap);
     pasted.narrow(0, crop.y, crop.bitmap.size(0)).narrow(1, crop.x, crop.bitmap.size(1)).copy_(crop.bitmap);
     EXPECT_TRUE(at::equal(pasted, bitmap));
+    const auto right = crop.x + crop.bitmap.size(1), bottom = crop.y + crop.bitmap.size(0);
+    EXPECT_TRUE(at::equal(boxes[i], at::tensor({crop.x, crop.y, right, bottom}, at::kFloat)));
   }
 }
 
@@ -70,6 +74,34 @@ TEST_P(MasksTest, AllFormsAgree) {
   expect_consistent(box_masks(20, {70, 90}));
 }
 
+TEST_P(MasksTest, HalfPixelIsTwoBilinearResizes) {
+  for (const int64_t stride : {1, 2, 3, 4, 8}) {
+    for (const ImageSize image : {ImageSize{131, 77}, ImageSize{40, 33}}) {
+      const ImageSize network{25 * stride - 1, 18 * stride};
+      Masks masks = image_masks(4, {25, 18}, stride, network, image);
+      masks.enlarge = "half_pixel";
+      const auto map = masks.probabilities.cpu().to(at::kDouble).unsqueeze(1);
+      const auto large = at::upsample_bilinear2d(map, {25 * stride, 18 * stride}, false)
+                             .narrow(2, 0, network.height)
+                             .narrow(3, 0, network.width);
+      const auto twin = at::upsample_bilinear2d(large, {image.height, image.width}, false).squeeze(1);
+      const auto differs = masks.bitmaps().cpu().ne(twin.gt(0.5)), near = twin.sub(0.5).abs().lt(1e-5);
+      EXPECT_FALSE(differs.logical_and(near.logical_not()).any().item<bool>()) << stride;
+      EXPECT_EQ(masks.to(at::kCPU).rle(), masks.rle());
+      expect_consistent(masks);
+    }
+  }
+}
+
+TEST_P(MasksTest, TightBoxes) {
+  at::Tensor map = at::zeros({3, 5, 6});
+  map[0].narrow(0, 1, 2).narrow(1, 3, 3).fill_(1);
+  map[2].fill_(1);
+  const Masks masks{.probabilities = here(map), .stride = 1, .network_size = {5, 6}, .image_size = {5, 6}};
+  const auto expected = at::tensor({3.F, 1.F, 6.F, 3.F, 0.F, 0.F, 0.F, 0.F, 0.F, 0.F, 6.F, 5.F});
+  EXPECT_TRUE(at::equal(masks.tight_boxes(), expected.view({3, 4})));
+}
+
 TEST_P(MasksTest, DevicesAgree) {
   for (const Masks& masks : {image_masks(6, {25, 42}, 4, {97, 166}, {211, 333}), box_masks(20, {70, 90})}) {
     const Masks there = masks.to(at::kCPU);
@@ -83,6 +115,7 @@ TEST_P(MasksTest, NoMasks) {
   EXPECT_EQ(masks.bitmaps().sizes(), at::IntArrayRef({0, 200, 333}));
   EXPECT_TRUE(masks.rle().empty() && masks.crops().empty() && masks.polygons().empty());
   EXPECT_EQ(masks.area().numel(), 0);
+  EXPECT_EQ(masks.tight_boxes().sizes(), at::IntArrayRef({0, 4}));
   Masks empty = box_masks(3, {0, 9});
   EXPECT_EQ(empty.rle()[2].counts, std::vector<uint32_t>{0});
 }
@@ -123,6 +156,9 @@ TEST_P(MasksTest, ChecksItsFields) {
   masks = image_masks(2, {5, 5}, 4, {21, 20}, {9, 9});
   expect_error<ValueError>([&] { masks.bitmaps(); },
                            "[Masks.bitmaps] network_size 21x20 does not lie in maps of 5x5");
+  masks.enlarge = "nearest";
+  expect_error<ValueError>([&] { masks.tight_boxes(); },
+                           "enlarge 'nearest' is not one of aligned, half_pixel");
   expect_error<ValueError>([] { Masks().rle(); }, "there are no masks");
   expect_error<TypeError>([&] { masks.select(at::zeros({2})); }, "[Masks.select] the index is Float");
 }

@@ -62,6 +62,9 @@ def test_models(run: Run) -> None:
     assert row[1:4] == ["39.7", "35.7", "CondInst,"]
     row = next(line.split() for line in text.splitlines() if line.startswith("fcos_R_50_1x "))
     assert row[1:4] == ["38.7", "-", "FCOS,"]
+    assert by_name["solo_R50_1x"]["box_ap"] is None and by_name["solo_R50_1x"]["mask_ap"] == 32.9
+    row = next(line.split() for line in text.splitlines() if line.startswith("solo_R50_1x "))
+    assert row[1:4] == ["-", "32.9", "SOLO,"]
 
 
 def test_convert(run: Run, tmp_path: Path) -> None:

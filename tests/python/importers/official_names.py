@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 NORM = ("weight", "bias", "running_mean", "running_var")
-RESNET = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+RESNET = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 Shape = tuple[int, ...]
 
 
@@ -31,6 +31,19 @@ def bottlenecks(depth: int) -> Iterator[tuple[int, int, str, Shape]]:
             wide_in = wide
 
 
+def basic_blocks(depth: int) -> Iterator[tuple[int, int, str, Shape]]:
+    """The same of a ResNet-18 or 34."""
+    wide_in = 64
+    for stage, blocks in zip(range(2, 6), RESNET[depth], strict=True):
+        width = 16 * 2**stage
+        for block in range(blocks):
+            yield stage, block, "conv1", (width, wide_in, 3, 3)
+            yield stage, block, "conv2", (width, width, 3, 3)
+            if wide_in != width:
+                yield stage, block, "shortcut", (width, wide_in, 1, 1)
+            wide_in = width
+
+
 def torchvision_resnet(depth: int, prefix: str = "", counters: bool = True) -> dict[str, Shape]:
     """torchvision's ResNet without its classifier."""
     leaves = (*NORM, "num_batches_tracked") if counters else NORM
@@ -39,7 +52,7 @@ def torchvision_resnet(depth: int, prefix: str = "", counters: bool = True) -> d
         return {f"{name}.{leaf}": () if leaf == "num_batches_tracked" else (channels,) for leaf in leaves}
 
     out: dict[str, Shape] = {prefix + "conv1.weight": (64, 3, 7, 7), **norm(prefix + "bn1", 64)}
-    for stage, block, part, shape in bottlenecks(depth):
+    for stage, block, part, shape in (bottlenecks if depth >= 50 else basic_blocks)(depth):
         base = f"{prefix}layer{stage - 1}.{block}."
         weight, bn = ("downsample.0", "downsample.1") if part == "shortcut" else (part, "bn" + part[-1])
         out[f"{base}{weight}.weight"] = shape

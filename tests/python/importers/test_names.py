@@ -258,8 +258,6 @@ def test_wrong_preset() -> None:
     ("name", "cause"),
     [
         ("panoptic_module.predictor.weight", "is a panoptic BlendMask model .* does not support yet"),
-        ("ins_head.kernel_pred.weight", "SOLO"),
-        ("bbox_head.solo_cate.weight", "SOLO"),
         ("backbone.repeated_bifpn.0.lateral_0_f0.weight", "BiFPN"),
         ("backbone.bottom_up.base_layer.0.weight", "DLA"),
         ("backbone.bottom_up.res4.0.conv2_offset.weight", "deformable"),
@@ -357,7 +355,9 @@ def test_one_line_error_names_the_file(tmp_path: Path) -> None:
 
 def test_official_name_map_of_every_published_preset() -> None:
     for preset in presets():
-        flavor = {"torc": "torchvision", "mmde": "mmdet"}.get(preset.name[:4], "adelaidet")
+        prefix, _, _ = preset.name.partition("_")
+        own = "solo" if preset.config.family == "solo" else "adelaidet"
+        flavor = {"torchvision": "torchvision", "mmdet": "mmdet", "adet": "adelaidet"}.get(prefix, own)
         if preset.config.backbone.name == "resnet50":
             names = official_name_map(preset.name, flavor)
             assert len(set(names)) == len(Model(preset.name).state_dict())

@@ -24,6 +24,7 @@ CONFIGS = [
     instseg.BoxInstConfig,
     instseg.CondInstConfig,
     instseg.BlendMaskConfig,
+    instseg.SoloConfig,
     instseg.ModelConfig,
 ]
 

@@ -18,10 +18,19 @@ def aligned_bilinear(x: torch.Tensor, factor: int) -> torch.Tensor:
     return x[:, 0, : factor * height, : factor * width]
 
 
+def enlarged(masks: instseg.Masks) -> torch.Tensor:
+    """Probabilities of every network pixel, [N, h * stride, w * stride] float64."""
+    maps = masks.probabilities.double()
+    if masks.enlarge == "aligned":
+        return aligned_bilinear(maps, masks.stride)
+    size = [masks.stride * side for side in maps.shape[1:]]
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
 def image_values(masks: instseg.Masks) -> torch.Tensor:
     """Probabilities at the size of the image, [N, H, W] float64."""
     height, width = masks.network_size
-    large = aligned_bilinear(masks.probabilities.double(), masks.stride)[:, :height, :width]
+    large = enlarged(masks)[:, :height, :width]
     size = masks.image_size
     return F.interpolate(large[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 

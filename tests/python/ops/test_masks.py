@@ -9,70 +9,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from mask_checks import SLACK, box_masks, check, image_masks
 from mask_twins import blobs, values
 from pycocotools import mask as coco
 from unit_files import load, tensor
 
 from instseg import Masks, Rle, ops
 
-SLACK = 1e-5  # pixels of the twin within this of the threshold may differ
 
-
-def image_masks(
-    probabilities: torch.Tensor,
-    stride: int,
-    network: tuple[int, int],
-    image: tuple[int, int],
-    threshold: float = 0.5,
-    inclusive: bool = False,
-) -> Masks:
-    return Masks(
-        probabilities, image, stride=stride, network_size=network, threshold=threshold, inclusive=inclusive
-    )
-
-
-def box_masks(
-    probabilities: torch.Tensor,
-    boxes: list[list[float]],
-    image: tuple[int, int],
-    threshold: float = 0.5,
-    inclusive: bool = True,
-) -> Masks:
-    return Masks(
-        probabilities,
-        image,
-        placement="box",
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        threshold=threshold,
-        inclusive=inclusive,
-    )
-
-
-def check(masks: Masks, allow_ties: bool = True) -> torch.Tensor:
-    """Everything agrees with the twin and with pycocotools; returns the bitmaps."""
-    expected = values(masks)
-    wanted = expected >= masks.threshold if masks.inclusive else expected > masks.threshold
-    bitmaps = masks.bitmaps()
-    assert bitmaps.dtype == torch.uint8 and tuple(bitmaps.shape) == (len(masks), *masks.image_size)
-    differs = bitmaps.bool() != wanted
-    ties = (expected - masks.threshold).abs() < SLACK
-    assert not (differs & ~ties).any()
-    assert allow_ties or not differs.any()
-    areas, crops = masks.area(), masks.crops()
-    for bitmap, rle, area, (x, y, crop) in zip(bitmaps, masks.rle(), areas.tolist(), crops, strict=True):
-        assert rle == ops.rle_encode(bitmap)
-        theirs = coco.encode(np.asfortranarray(bitmap.numpy()))
-        assert rle.compressed() == theirs["counts"].decode()
-        assert area == rle.area() == int(bitmap.sum())
-        rows, columns = bitmap.any(1).nonzero().flatten(), bitmap.any(0).nonzero().flatten()
-        if area == 0:
-            assert (x, y, *crop.shape) == (0, 0, 0, 0)
-            continue
-        assert (x, y) == (int(columns[0]), int(rows[0]))
-        assert torch.equal(crop, bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    return bitmaps
-
-
+@pytest.mark.parametrize("enlarge", ["aligned", "half_pixel"])
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(
     ("network", "image"),
@@ -87,18 +33,19 @@ def check(masks: Masks, allow_ties: bool = True) -> torch.Tensor:
         ((1, 1), (30, 20)),
     ],
 )
-def test_image_placement(stride: int, network: tuple[int, int], image: tuple[int, int]) -> None:
+def test_image_placement(enlarge: str, stride: int, network: tuple[int, int], image: tuple[int, int]) -> None:
     maps = blobs(6, 96 // stride, -(-128 // stride), seed=stride)
-    check(image_masks(maps, stride, network, image))
-    check(image_masks(maps, stride, network, image, threshold=0.3, inclusive=True))
+    check(image_masks(maps, stride, network, image, enlarge=enlarge))
+    check(image_masks(maps, stride, network, image, 0.3, True, enlarge))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (6, 1), (2, 2), (2, 3)])
 def test_tiny_maps(size: tuple[int, int]) -> None:
     maps = torch.rand(20, *size, generator=torch.Generator().manual_seed(3))
     height, width = 4 * size[0], 4 * size[1]
-    check(image_masks(maps, 4, (height, width), (height, width)))
-    check(image_masks(maps, 4, (height - 1, width - 2), (31, 17)))
+    for enlarge in ("aligned", "half_pixel"):
+        check(image_masks(maps, 4, (height, width), (height, width), enlarge=enlarge))
+        check(image_masks(maps, 4, (height - 1, width - 2), (31, 17), enlarge=enlarge))
     check(box_masks(maps, [[1.3, 2.1, 9.4, 17.8]] * 20, (20, 15)))
 
 
@@ -106,6 +53,8 @@ def test_noise_and_many_columns() -> None:
     maps = torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
     check(image_masks(maps, 4, (190, 250), (400, 555)))
     check(image_masks(maps, 4, (192, 256), (192, 256), threshold=0.97))
+    check(image_masks(maps, 4, (190, 250), (400, 555), enlarge="half_pixel"))
+    check(image_masks(maps, 4, (192, 256), (192, 256), threshold=0.97, enlarge="half_pixel"))
     check(box_masks(maps, [[-20, -30, 90, 80], [5, 6, 30, 300], [0, 0, 120, 100]], (100, 120)))
 
 
@@ -135,13 +84,37 @@ def test_plateaus_at_the_threshold_are_exact() -> None:
     maps[1] = 0.3
     for image in ((56, 56), (81, 33), (20, 111)):
         for threshold in (0.5, float(maps[1, 0, 0])):
-            strict = image_masks(maps, 4, (56, 56), image, threshold).area()
-            inclusive = image_masks(maps, 4, (56, 56), image, threshold, True).area()
-            full = image[0] * image[1]
-            assert strict.tolist() == [full if value > threshold else 0 for value in maps[:, 0, 0].tolist()]
-            assert inclusive.tolist() == [
-                full if value >= threshold else 0 for value in maps[:, 0, 0].tolist()
-            ]
+            full, plateaus = image[0] * image[1], maps[:, 0, 0].tolist()
+            for enlarge in ("aligned", "half_pixel"):
+                strict = image_masks(maps, 4, (56, 56), image, threshold, False, enlarge).area()
+                inclusive = image_masks(maps, 4, (56, 56), image, threshold, True, enlarge).area()
+                assert strict.tolist() == [full if value > threshold else 0 for value in plateaus]
+                assert inclusive.tolist() == [full if value >= threshold else 0 for value in plateaus]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_half_pixel_centers_are_not_aligned(stride: int) -> None:
+    """The two ways to enlarge differ by half a cell less half a pixel, and not at all at stride 1."""
+    maps = blobs(4, 24, 32)
+    network, image = (24 * stride - 1, 32 * stride - stride // 2), (71, 113)
+    half, aligned = (
+        image_masks(maps, stride, network, image, enlarge=enlarge) for enlarge in ("half_pixel", "aligned")
+    )
+    check(half)
+    check(aligned)
+    assert torch.equal(half.bitmaps(), aligned.bitmaps()) == (stride == 1)
+    assert half.select(torch.tensor([2])).enlarge == half.to(torch.device("meta")).enlarge == "half_pixel"
+    assert torch.equal(half.select(torch.tensor([2])).bitmaps(), half.bitmaps()[2:3])
+
+
+def test_half_pixel_as_interpolated_twice() -> None:
+    """Odd sizes: cells to network pixels, padding cut off, network pixels to the image."""
+    maps = blobs(5, 13, 19)
+    large = F.interpolate(maps[None], scale_factor=4, mode="bilinear", align_corners=False)[:, :, :47, :73]
+    for image in ((47, 73), (101, 155), (33, 29), (1, 73), (94, 146)):
+        expected = F.interpolate(large, image, mode="bilinear", align_corners=False)[0]
+        differs = image_masks(maps, 4, (47, 73), image, enlarge="half_pixel").bitmaps() != (expected > 0.5)
+        assert not (differs & ((expected - 0.5).abs() > SLACK)).any()
 
 
 def test_box_placement() -> None:
@@ -255,6 +228,10 @@ def test_pickle_and_copy() -> None:
     for again in (pickle.loads(pickle.dumps(masks)), copy.deepcopy(masks)):
         assert torch.equal(again.bitmaps(), masks.bitmaps())
         assert again.threshold == 0.4 and again.inclusive and again.placement == "box"
+    masks = image_masks(blobs(2, 9, 9), 4, (33, 36), (40, 30), enlarge="half_pixel")
+    for again in (pickle.loads(pickle.dumps(masks)), copy.deepcopy(masks)):
+        assert torch.equal(again.bitmaps(), masks.bitmaps())
+        assert again.enlarge == "half_pixel" and again.network_size == (33, 36) and again.stride == 4
 
 
 @pytest.mark.parametrize(
@@ -262,6 +239,7 @@ def test_pickle_and_copy() -> None:
     [
         ({"placement": "mask"}, ValueError, "placement 'mask' is not one of image, box"),
         ({"stride": 0}, ValueError, "stride is 0"),
+        ({"enlarge": "nearest"}, ValueError, "enlarge 'nearest' is not one of aligned, half_pixel"),
         (
             {"network_size": (81, 80)},
             ValueError,

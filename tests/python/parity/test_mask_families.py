@@ -14,6 +14,7 @@ from recorded import (
     Array,
     Case,
     assert_detections,
+    assert_edges,
     assert_gradients,
     assert_outputs,
     assert_sampled,
@@ -21,12 +22,12 @@ from recorded import (
     image,
     inputs,
     out_size,
+    unpacked,
 )
 
 import instseg
 from instseg import MaskTargets, ops
 
-MASK = 1e-3  # share of pixels that may differ, all of them within one pixel of an edge
 PROBABILITY = 1e-4
 
 FCOS = ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr")
@@ -56,28 +57,13 @@ def is_blendmask(case: Case) -> bool:
     return case.name.startswith("blendmask")
 
 
-def unpacked(record: dict[str, Array], key: str) -> Array:
-    shape = record[f"{key}/shape"]
-    return np.unpackbits(record[f"{key}/bits"], axis=1)[:, : shape[-2] * shape[-1]].reshape(shape)
-
-
-def near_edge(mask: Array) -> Array:
-    """Pixels with a differing pixel in their 3x3 neighbourhood."""
-    padded = np.pad(mask, 1, mode="edge")
-    height, width = mask.shape
-    around = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    return np.min(around, axis=0) != np.max(around, axis=0)
-
-
 def assert_masks(ours: Array, record: dict[str, Array], prefix: str = "") -> None:
     expected = unpacked(record, f"{prefix}out/masks")
     assert ours.shape == expected.shape and len(ours) > 0
     wrong = ours != expected
     if f"{prefix}out/masks_tie/bits" in record:
         wrong &= unpacked(record, f"{prefix}out/masks_tie") == 0
-    assert wrong.mean(axis=(1, 2)).max() <= MASK
-    for mask, errors in zip(expected, wrong, strict=True):
-        assert not (errors & ~near_edge(mask)).any()
+    assert_edges(expected, wrong)
 
 
 def pixels(name: str) -> Array:

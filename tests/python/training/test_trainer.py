@@ -254,6 +254,9 @@ def test_images_without_objects_can_be_trained_on(make_dataset, tmp_path):
     assert all(math.isfinite(float(row["total"])) for row in log_of(tmp_path / "run"))
 
 
+SOLO_NECK = {"channels": 32, "min_level": 2, "max_level": 6, "extra": "pool"}
+
+
 class Listening(torch.nn.Module):
     """Stands in for a model with masks and keeps what it is given."""
 
@@ -274,6 +277,7 @@ class Listening(torch.nn.Module):
         ({"family": "condinst", "condinst": {"supervision": "boxes"}}, set()),
         ({"family": "blendmask"}, {"masks", "semantic"}),
         ({"family": "blendmask", "blendmask": {"semantic": False}}, {"masks"}),
+        ({"family": "solo", "neck": SOLO_NECK}, {"masks"}),
         ({}, set()),
     ],
 )
@@ -298,9 +302,10 @@ def test_a_model_gets_the_targets_it_needs(files, tmp_path, monkeypatch, changes
                 assert tuple(target["semantic"].shape) == size and target["semantic"].max() <= 2
 
 
-@pytest.mark.parametrize("family", ["condinst", "blendmask"])
+@pytest.mark.parametrize("family", ["condinst", "blendmask", "solo"])
 def test_a_model_with_masks_needs_masks(files, tmp_path, family):
-    recipe = recipe_of(files, model={**MODEL, "family": family})
+    neck = SOLO_NECK if family == "solo" else MODEL["neck"]
+    recipe = recipe_of(files, model={**MODEL, "family": family, "neck": neck})
     other = r"train with condinst\.supervision=boxes or " if family == "condinst" else ""
     with pytest.raises(ValueError, match=rf"json' has no usable masks; {other}add segmentations$"):
         Trainer(recipe, tmp_path / "run", quiet=True)

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "losses/solo_losses.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/ne.h>
+
+#include "instseg/ops/focal_loss.h"
+
+namespace instseg {
+
+at::Tensor solo_category_loss(const std::vector<at::Tensor>& logits, const std::vector<SoloTargets>& targets,
+                              int64_t num_classes, const LossConfig& loss) {
+  std::vector<at::Tensor> rows, labels;
+  for (size_t level = 0; level < logits.size(); ++level) {
+    rows.push_back(logits[level].permute({0, 2, 3, 1}).reshape({-1, num_classes}));
+    labels.push_back(targets[level].labels.flatten());
+  }
+  const auto all = at::cat(labels);
+  const auto positives = all.ne(num_classes).sum().item<int64_t>();
+  const auto sum =
+      sigmoid_focal_loss(at::cat(rows), all.to(logits[0].device()), loss.focal_alpha, loss.focal_gamma);
+  return sum / static_cast<double>(positives + 1);
+}
+
+}  // namespace instseg
