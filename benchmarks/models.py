@@ -25,28 +25,55 @@ def build_model(preset: str) -> instseg.Model:
 
     model = instseg.Model(preset).eval()
     state = model.state_dict()
-    for official, ours in official_name_map(preset, "adelaidet").items():
+    from_solo = model.config.family == "solo" and not preset.startswith("adet")
+    for official, ours in official_name_map(preset, "solo" if from_solo else "adelaidet").items():
         values = detweights.fill(official, tuple(state[ours].shape))
         state[ours] = torch.from_numpy(np.asarray(values))
     model.load_state_dict(state)
     return model
 
 
-def with_post(model: instseg.Model, **changes: Any) -> instseg.Model:
-    """The same weights, other fields of `post`."""
+def with_fields(model: instseg.Model, section: str, **changes: Any) -> instseg.Model:
+    """The same weights, other fields of a section of the configuration."""
     config = model.config
-    post = config.post
+    fields = getattr(config, section)
     for name, value in changes.items():
-        setattr(post, name, value)
-    config.post = post
+        setattr(fields, name, value)
+    setattr(config, section, fields)
     copy = instseg.Model(config).eval()
     copy.load_state_dict(model.state_dict())
     return copy
 
 
+def with_post(model: instseg.Model, **changes: Any) -> instseg.Model:
+    """The same weights, other fields of `post`."""
+    return with_fields(model, "post", **changes)
+
+
 def without_nms(model: instseg.Model) -> instseg.Model:
     """The same weights, every candidate reported."""
+    if model.config.family == "solo":
+        model = with_fields(model, "solo", nms="mask", update_threshold=0.0, max_candidates=100_000)
     return with_post(model, nms_threshold=1.0, max_detections=100_000)
+
+
+def with_candidates(model: instseg.Model, image: np.ndarray, count: int) -> instseg.Model:
+    """SOLO with its class bias shifted such that exactly `count` cells of `image` have a class."""
+    named = model.intermediates(instseg.ops.preprocess([image], model.config.input))
+    peaks = []
+    for level in range(len(model.config.solo.grids)):
+        logits = named[f"cls.{level}"]
+        # A logit is a peak if it is no smaller than those above, to the left and above-left.
+        highest = torch.nn.functional.max_pool2d(logits, 2, stride=1, padding=1)[..., :-1, :-1]
+        peaks.append(logits[logits == highest])
+    best = torch.cat(peaks).double().topk(count + 1).values
+    threshold = model.config.post.score_threshold
+    shift = float(np.log(threshold / (1 - threshold)) - (best[count - 1] + best[count]) / 2)
+    state = model.state_dict()
+    state["head.cls_logits.bias"] = state["head.cls_logits.bias"] + shift
+    copy = instseg.Model(model.config).eval()
+    copy.load_state_dict(state)
+    return copy
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -61,8 +88,11 @@ def photo(height: int, width: int) -> np.ndarray:
 
 
 def twin_pixels(image: torch.Tensor, config: instseg.ModelConfig) -> torch.Tensor:
-    """An RGB uint8 [H, W, 3] image as the network's input, for models trained on BGR with std 1."""
-    x = image.flip(2).permute(2, 0, 1).float() - torch.tensor(config.input.mean)[:, None, None]
+    """An RGB uint8 [H, W, 3] image as the network's input."""
+    x = (image.flip(2) if config.input.channel_order == "bgr" else image).permute(2, 0, 1).float()
+    x = x - torch.tensor(config.input.mean)[:, None, None]
+    if set(config.input.std) != {1.0}:
+        x = x / torch.tensor(config.input.std)[:, None, None]
     height, width = x.shape[-2:]
     return torch.nn.functional.pad(x, (0, -width % 32, 0, -height % 32))[None]
 

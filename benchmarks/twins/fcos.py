@@ -42,10 +42,10 @@ def frozen_conv(i: int, o: int, k: int, stride: int = 1) -> Conv:
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, i: int, w: int, o: int, stride: int) -> None:
+    def __init__(self, i: int, w: int, o: int, stride: int, stride_in_1x1: bool = True) -> None:
         super().__init__()
-        self.conv1 = frozen_conv(i, w, 1, stride)
-        self.conv2 = frozen_conv(w, w, 3)
+        self.conv1 = frozen_conv(i, w, 1, stride if stride_in_1x1 else 1)
+        self.conv2 = frozen_conv(w, w, 3, 1 if stride_in_1x1 else stride)
         self.conv3 = frozen_conv(w, o, 1)
         self.shortcut = frozen_conv(i, o, 1, stride) if i != o else nn.Identity()
 
@@ -56,14 +56,18 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    def __init__(self) -> None:
+    """Maps from C`first` to C5."""
+
+    def __init__(self, first: int = 3, stride_in_1x1: bool = True) -> None:
         super().__init__()
+        self.first = first
         self.stem = frozen_conv(3, 64, 7, 2)
         i = 64
         for stage, blocks in enumerate((3, 4, 6, 3)):
             w, o = 64 << stage, 256 << stage
             units = [
-                Bottleneck(i if b == 0 else o, w, o, 2 if b == 0 and stage else 1) for b in range(blocks)
+                Bottleneck(i if b == 0 else o, w, o, 2 if b == 0 and stage else 1, stride_in_1x1)
+                for b in range(blocks)
             ]
             self.add_module(f"res{stage + 2}", nn.Sequential(*units))
             i = o
@@ -74,7 +78,7 @@ class ResNet50(nn.Module):
         for stage in range(2, 6):
             x = getattr(self, f"res{stage}")(x)
             taps.append(x)
-        return taps[1:]
+        return taps[self.first - 2 :]
 
 
 class Fpn(nn.Module):
