@@ -7,6 +7,7 @@ at a time.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -73,7 +74,7 @@ class SoloFpn(nn.Module):
         return [*outputs, F.max_pool2d(outputs[-1], 1, 2)]
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Per level class logits and what all its masks are made of."""
 
     def __init__(self, num_classes: int, width: int, depth: int, i: int = 256) -> None:
@@ -84,8 +85,9 @@ class Head(nn.Module):
     def classify(self, grid: Tensor) -> Tensor:
         return self.cls_logits(self.cls_tower(grid))
 
+    @abstractmethod
     def cells(self, level: int, x: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError
+        """Class logits of the grid, then the maps of the masks, [1, ...] each."""
 
     def forward(self, features: list[Tensor]) -> list[tuple[Tensor, ...]]:
         half = F.interpolate(features[0], scale_factor=0.5, mode="bilinear", align_corners=False)

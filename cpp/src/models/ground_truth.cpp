@@ -7,6 +7,7 @@
 
 #include "instseg/error.h"
 #include "kernels/mask_runs.h"
+#include "ops/mask_targets.h"
 
 namespace instseg {
 namespace {
@@ -28,18 +29,7 @@ Range pixels_of(float low, float high, int64_t limit) {
 }  // namespace
 
 const MaskTargets& masks_of(const Targets& targets, const ImageSize& size, size_t image) {
-  static const MaskTargets none;
-  const int64_t count = targets.boxes.size(0);
-  if (count == 0) return none;
-  check<ValueError>(targets.masks.has_value(), "[losses] targets of image ", image,
-                    " have no masks, which this model is trained with; add \"masks\" to them");
-  check<ValueError>(targets.masks->size() == count, "[losses] targets of image ", image, " have ",
-                    targets.masks->size(), " masks for ", count, " boxes");
-  const ImageSize& own = targets.masks->image_size();
-  check<ValueError>(own == size, "[losses] masks of image ", image, " are of a ", own.height, " x ",
-                    own.width, " image, the network sees ", size.height, " x ", size.width,
-                    "; use MaskTargets.resized");
-  return *targets.masks;
+  return masks_of("losses", targets, size, image);
 }
 
 RasterizedMasks rasterize_boxes(const at::Tensor& boxes, const ImageSize& canvas, int64_t stride,

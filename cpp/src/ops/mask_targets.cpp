@@ -160,4 +160,20 @@ std::vector<int64_t> MaskTargets::areas() const {
   return out;
 }
 
+const MaskTargets& masks_of(const char* function, const Targets& targets, const ImageSize& size,
+                            size_t image) {
+  static const MaskTargets none;
+  const int64_t count = targets.boxes.size(0);
+  if (count == 0) return none;
+  check<ValueError>(targets.masks.has_value(), "[", function, "] targets of image ", image,
+                    " have no masks, which this model is trained with; add \"masks\" to them");
+  check<ValueError>(targets.masks->size() == count, "[", function, "] targets of image ", image, " have ",
+                    targets.masks->size(), " masks for ", count, " boxes");
+  const ImageSize& own = targets.masks->image_size();
+  check<ValueError>(own == size, "[", function, "] masks of image ", image, " are of a ", own.height, " x ",
+                    own.width, " image, the network sees ", size.height, " x ", size.width,
+                    "; use MaskTargets.resized");
+  return *targets.masks;
+}
+
 }  // namespace instseg

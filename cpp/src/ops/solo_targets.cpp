@@ -72,19 +72,6 @@ void check_boxes(const Targets& targets, int64_t num_classes, size_t image) {
                       " of box ", i, " of image ", image, " is outside 0..", num_classes - 1);
 }
 
-void check_masks(const Targets& targets, const ImageSize& size, size_t image) {
-  const int64_t count = targets.boxes.size(0);
-  if (count == 0) return;
-  check<ValueError>(targets.masks.has_value(), "[solo_targets] targets of image ", image,
-                    " have no masks, which SOLO is trained with; add \"masks\" to them");
-  check<ValueError>(targets.masks->size() == count, "[solo_targets] targets of image ", image, " have ",
-                    targets.masks->size(), " masks for ", count, " boxes");
-  const ImageSize& own = targets.masks->image_size();
-  check<ValueError>(own == size, "[solo_targets] masks of image ", image, " are of a ", own.height, " x ",
-                    own.width, " image, the network sees ", size.height, " x ", size.width,
-                    "; use MaskTargets.resized");
-}
-
 void check_input(const std::vector<Targets>& targets, const std::vector<ImageSize>& sizes,
                  const ImageSize& canvas, int64_t num_classes) {
   check<ValueError>(num_classes >= 1, "[solo_targets] num_classes is ", num_classes, "; use a value >= 1");
@@ -101,7 +88,7 @@ void check_input(const std::vector<Targets>& targets, const std::vector<ImageSiz
         "[solo_targets] image ", i, " of ", size.height, " x ", size.width, " does not fit the canvas of ",
         canvas.height, " x ", canvas.width);
     check_boxes(targets[i], num_classes, i);
-    check_masks(targets[i], size, i);
+    masks_of(kName, targets[i], size, i);
   }
 }
 
