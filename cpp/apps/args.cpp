@@ -10,10 +10,10 @@
 namespace instseg::apps {
 namespace {
 
-constexpr std::array kOptions = {"--output",    "--json",           "--score",      "--device",
-                                 "--precision", "--max-detections", "--short-side", "--long-side",
-                                 "--threads",   "--pixel-limit",    "--no-masks",   "--version",
-                                 "--help"};
+constexpr std::array kOptions = {"--model",     "--output",    "--json",           "--score",
+                                 "--device",    "--precision", "--max-detections", "--short-side",
+                                 "--long-side", "--threads",   "--pixel-limit",    "--no-masks",
+                                 "--version",   "--help"};
 
 [[noreturn]] void unknown_option(const std::string& name) {
   const auto close = closest_names(name, {kOptions.begin(), kOptions.end()}, 1);
@@ -57,6 +57,7 @@ std::string parse_precision(const std::string& text) {
 }
 
 void set_option(InferArgs& args, const std::string& name, const std::string& value) {
+  if (name == "--model") args.model = value;
   if (name == "--output") args.output = value;
   if (name == "--json") args.json = value;
   if (name == "--score") args.score = parse_score(value);
@@ -71,11 +72,14 @@ void set_option(InferArgs& args, const std::string& name, const std::string& val
 
 void add_positional(InferArgs& args, const std::string& value) {
   check<UsageError>(!value.empty(), "an empty file name");
-  if (args.model.empty()) {
-    args.model = value;
-  } else {
-    args.inputs.push_back(value);
-  }
+  args.inputs.push_back(value);
+}
+
+// Without --model the first name is that of the model.
+void take_model(InferArgs& args) {
+  if (!args.model.empty() || args.inputs.empty()) return;
+  args.model = args.inputs.front();
+  args.inputs.erase(args.inputs.begin());
 }
 
 }  // namespace
@@ -110,6 +114,7 @@ InferArgs parse_args(const std::vector<std::string>& arguments) {
     set_option(args, name, value);
   }
   if (args.help || args.version) return args;
+  take_model(args);
   check<UsageError>(!args.model.empty(), "no model file given; see instseg-infer --help");
   check<UsageError>(!args.inputs.empty(), "no image or folder given; see instseg-infer --help");
   return args;
@@ -120,10 +125,11 @@ std::string help_text() {
 
 Detects objects in images with an instseg model file. Needs no Python.
 
-  MODEL            a model file written by instseg (.safetensors)
+  MODEL            a model file written by instseg (.safetensors); left out with --model
   IMAGE|FOLDER     JPEG or PNG files; of a folder, the image files directly in it, sorted by name
 
 Options:
+  --model FILE     the model file, instead of MODEL
   --output DIR     write each picture with its detections drawn to DIR
   --json FILE      write all detections to FILE ("-": standard output)
   --score T        drop detections with a score below T, 0 to 1 (default 0.3)

@@ -2,8 +2,10 @@
 #include "instseg/mask_targets.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -98,6 +100,14 @@ py::list coco_of(const std::vector<Rle>& masks) {
   return out;
 }
 
+at::Tensor boxes_of(const MaskTargets& self) {
+  const auto boxes = self.boxes();
+  at::Tensor out = at::empty({self.size(), 4}, at::kFloat);
+  for (size_t i = 0; i < boxes.size(); ++i)
+    std::copy(boxes[i].begin(), boxes[i].end(), out.mutable_data_ptr<float>() + 4 * i);
+  return out;
+}
+
 std::string repr(const MaskTargets& self) {
   int64_t polygons = 0;
   for (const auto& item : self.items()) polygons += std::holds_alternative<Polygons>(item);
@@ -187,8 +197,19 @@ void bind_class(py::module_& m) {
            "Masks of the resized image: polygons in double, run lengths by Pillow's nearest neighbour.",
            ReleaseGil())
       .def("flipped", &MaskTargets::flipped, "Masks of the mirrored image.", ReleaseGil())
+      .def(
+          "cropped",
+          [](const MaskTargets& self, int64_t x, int64_t y, const ImageSize& size) {
+            return self.cropped({x, y, size.width, size.height});
+          },
+          py::arg("x"), py::arg("y"), py::arg("size"),
+          "Masks of the part of the image of `size` (height, width) whose top left pixel is x, y.",
+          ReleaseGil())
       .def("select", &MaskTargets::select, py::arg("index"), "Masks at a list of indices, in that order.")
       .def("areas", &MaskTargets::areas, "Pixels inside each mask, on the image.", ReleaseGil())
+      .def("boxes", &boxes_of,
+           "Tight boxes [G, 4] float32 x1, y1, x2, y2: of the points of polygons, of the pixels of run "
+           "lengths.")
       .def(
           "rle",
           [](const MaskTargets& self, const std::optional<ImageSize>& canvas) {

@@ -51,10 +51,13 @@ void bind_model(py::module_& m) {
           py::arg("batch"))
       .def(
           "set_reduce_mean",
-          [](Model& self, ReduceMean fn) {
-            self.set_reduce_mean(fn ? std::move(fn) : [](const at::Tensor& value) { return value; });
+          [](Model& self, ReduceMean fn, int64_t parts, int64_t micro_batches) {
+            self.set_reduce_mean(
+                fn ? std::move(fn) : [](const at::Tensor& value) { return value; }, parts, micro_batches);
           },
-          py::arg("fn"));
+          py::arg("fn"), py::arg("parts") = 1, py::arg("micro_batches") = 1)
+      .def("normalizers", &Model::normalizers, py::arg("batch"), py::arg("targets"), ReleaseGil())
+      .def("sync_batch_norm", &Model::sync_batch_norm, py::arg("sum"));
   m.def("make_model", &make_model, py::arg("config"), ReleaseGil());
 }
 
@@ -92,7 +95,7 @@ void bind_model_file(py::module_& m) {
       },
       py::arg("path"), ReleaseGil());
   m.def("save_model", &save_model, py::arg("path"), py::arg("model"), py::arg("summary") = "{}",
-        ReleaseGil());
+        py::arg("dtype") = "float32", ReleaseGil());
 }
 
 PredictorOptions make_options(std::string device, std::string precision, double score_threshold,

@@ -22,6 +22,7 @@ void init_blend_ops(py::module_& m);
 void init_solo_ops(py::module_& m);
 void init_solo_targets(py::module_& m);
 void init_build(py::module_& m);
+void init_evaluation(py::module_& m);
 
 }  // namespace instseg
 
@@ -76,4 +77,5 @@ PYBIND11_MODULE(_C, m) {
   instseg::init_solo_ops(m);
   instseg::init_solo_targets(m);
   instseg::init_build(m);
+  instseg::init_evaluation(m);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "casters.h"
 #include "instseg/ops/box_loss.h"
+#include "instseg/ops/dice_loss.h"
 #include "instseg/ops/fcos_decode.h"
 #include "instseg/ops/fcos_targets.h"
 #include "instseg/ops/focal_loss.h"
@@ -70,6 +71,12 @@ void init_ops(py::module_& m) {
       py::arg("pred"), py::arg("target"), py::arg("weight") = py::none(), py::arg("kind") = "giou",
       py::arg("smoothing") = 1.0, ReleaseGil());
   m.def("box_iou", &box_iou, py::arg("pred"), py::arg("target"), py::arg("smoothing") = 1.0, ReleaseGil());
+  m.def(
+      "dice_loss",
+      [](const at::Tensor& maps, const at::Tensor& masks, const std::optional<at::Tensor>& index, double eps,
+         bool logits) { return dice_loss(maps, masks, index.value_or(at::Tensor()), eps, logits); },
+      py::arg("maps"), py::arg("masks"), py::arg("index") = py::none(), py::arg("eps") = 1e-5,
+      py::arg("logits") = true, ReleaseGil());
   m.def("locations", &locations, py::arg("grid"), py::arg("device"), ReleaseGil());
   m.def("fcos_decode", &fcos_decode, py::arg("levels"), py::arg("post"), py::arg("sizes"), ReleaseGil());
   m.def("fcos_targets", &fcos_targets, py::arg("levels"), py::arg("targets"), py::arg("num_classes"),

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import _C
+from ._shell import Node, Shared
 from .image import ImageLike
 from .results import Instances
 
@@ -22,58 +23,15 @@ if TYPE_CHECKING:
     from .predictor import NetworkSize, Predictor
 
 ReduceMean: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+ReduceSum: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 TargetLike: TypeAlias = Mapping[str, Any]
+PathLike: TypeAlias = "str | os.PathLike[str]"
 
 #: Rebuilt from the C++ model, hence in no copy or pickle.
 _SHELL = ("_core", "_nodes", "_lowered", "_parameters", "_buffers", "_modules")
 
 
-class _Shared(nn.Module):
-    """A module whose parameters and buffers are C++ tensors: they may change, but never be exchanged."""
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Shared:
-        # nn.Module's own _apply puts new buffers into the dictionary, which C++ would not see.
-        with torch.no_grad():
-            for tensor in [*self.parameters(recurse), *self.buffers(recurse)]:
-                grad = tensor.grad
-                tensor.data = _not_meta(fn(tensor))
-                if grad is not None:
-                    grad.data = fn(grad)
-        return self
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """nn.Module.load_state_dict; `assign=True` raises, because C++ would keep the old tensors."""
-        if assign or torch.__future__.get_swap_module_params_on_conversion():
-            raise ValueError(
-                "[Model.load_state_dict] assign=True and swap_module_params_on_conversion exchange parameter "
-                "objects, which the C++ model would not see; load without them"
-            )
-        return super().load_state_dict(state_dict, strict=strict)
-
-
-class _Node(_Shared):
-    """One dotted name of the C++ model. It holds tensors; the computation is in C++."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("[Model] parts of a model cannot be called; use Model.intermediates(images)")
-
-    def train(self, mode: bool = True) -> _Node:
-        if mode != self.training:
-            raise RuntimeError(
-                "[Model.train] a part cannot have its own mode; "
-                "use backbone.norm and backbone.freeze of the config"
-            )
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(
-            "[Model] parts of a model cannot be copied or pickled; copy the model or its state_dict()"
-        )
-
-
-class Model(_Shared):
+class Model(Shared):
     """A trainable model, built from a ModelConfig, a dict of its fields, or the name of a preset.
 
     Optimisers, state_dict, deepcopy, pickle, EMA, `.to()`, autocast, hooks on the model and
@@ -93,17 +51,20 @@ class Model(_Shared):
         self.sync_normalizers()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Model:
+    def load(cls, path: PathLike) -> Model:
         """The model of a model file. OSError or ValueError name file and tensor; NaN warns."""
         core, messages = _C.load_model(os.fspath(path))
         for message in messages:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         return cls._wrap(core)
 
-    def save(self, path: str | os.PathLike[str], summary: Mapping[str, Any] | None = None) -> None:
-        """Writes a model file; `summary` is kept in it as JSON (what it was trained on, its accuracy)."""
+    def save(self, path: PathLike, summary: Mapping[str, Any] | None = None, dtype: str = "float32") -> None:
+        """Writes a model file; `summary` (what it was trained on, its accuracy) is kept in it as JSON.
+
+        `dtype` "float16" rounds parameters, not buffers; load() gives float32. ValueError beyond 65504.
+        """
         self._check_tensors()
-        _C.save_model(os.fspath(path), self._core, json.dumps(dict(summary or {})))
+        _C.save_model(os.fspath(path), self._core, json.dumps(dict(summary or {})), dtype)
 
     @property
     def config(self) -> _C.ModelConfig:
@@ -268,16 +229,39 @@ class Model(_Shared):
 
     # ---- Distributed training ----
 
-    def set_reduce_mean(self, fn: ReduceMean | None) -> None:
-        """`fn` averages a scalar tensor over all workers, for the loss normalisers; None: no averaging."""
-        self._core.set_reduce_mean(fn)
+    def normalizers(
+        self, images: _C.ImageBatch | Sequence[ImageLike], targets: Sequence[TargetLike]
+    ) -> torch.Tensor:
+        """What losses() divides by, [K] float32: counts of positives and sums of their weights.
+
+        They follow from the targets alone; the network does not run.
+        """
+        return self.core.normalizers(self.batch(images), [self._targets(target) for target in targets])
+
+    def set_reduce_mean(self, fn: ReduceMean | None, parts: int = 1, micro_batches: int = 1) -> None:
+        """`fn` averages the normalisers [K] of each losses() over the `parts` of a training step.
+
+        A step consists of `micro_batches` calls of losses() here and as many in each other worker, `parts` in
+        all; the mean of their losses is then the loss of one large batch. None: no averaging.
+        """
+        self._core.set_reduce_mean(fn, parts, micro_batches)
+
+    def sync_batch_norm(self, fn: ReduceSum | None) -> None:
+        """Batch norms that train their statistics share them; `fn` sums a float64 vector over workers.
+
+        It runs once for each norm in the forward and once in the backward pass. None: each worker its own.
+        """
+        self._core.sync_batch_norm(fn)
 
     def sync_normalizers(self) -> bool:
         """Averages loss normalisers over the default process group if there is one; returns if so."""
         import torch.distributed as dist
 
         active = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.set_reduce_mean(_mean_over_workers if active else None)
+        if active:
+            self.set_reduce_mean(_mean_over_workers, dist.get_world_size())
+        else:
+            self.set_reduce_mean(None)
         return active
 
     # ---- The shell ----
@@ -312,7 +296,7 @@ class Model(_Shared):
         node: nn.Module = self
         for part in path:
             if part not in node._modules:
-                node.add_module(part, _Node())
+                node.add_module(part, Node())
             child = node._modules[part]
             assert child is not None
             node = child
@@ -383,12 +367,6 @@ def _resolve(config: _C.ModelConfig | Mapping[str, Any] | str) -> _C.ModelConfig
     raise TypeError(
         f"[Model] config must be a ModelConfig, a dict or a preset's name, got {type(config).__name__}"
     )
-
-
-def _not_meta(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_meta:
-        raise ValueError("[Model.to] the C++ model cannot live on the meta device")
-    return tensor
 
 
 def _mean_over_workers(value: torch.Tensor) -> torch.Tensor:

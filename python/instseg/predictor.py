@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, overload
 
@@ -15,6 +16,7 @@ import torch
 from . import _C
 from .image import ImageLike, to_tensor
 from .model import Model
+from .model_files import shipped_model
 from .results import Instances
 
 #: (short, long) side in pixels, "model" for the model's own, or None for pixels as they are.
@@ -74,10 +76,15 @@ def _batch(pixels: list[torch.Tensor], config: _C.InputConfig, size: NetworkSize
     return _C.preprocess(pixels, config)
 
 
+def _rebuild(source: str | Model, options: dict[str, Any]) -> Predictor:
+    return Predictor(source, **options)
+
+
 class Predictor:
     """Runs one model on images; weights are folded and packed once, here.
 
-    `source` is a model file or a Model, whose current weights are taken. `precision` is "fp32", "bf16" or
+    `source` is a model file or a Model, whose current weights are taken; without one it is the model of cell
+    nuclei that comes with the package (instseg.shipped_model()). `precision` is "fp32", "bf16" or
     "fp16" (GPU only); `score_threshold`, `max_detections` and the sides in pixels default to the model's own.
     Raises OSError or ValueError for a file that is not a valid model. Calls from several threads run one
     after the other.
@@ -85,7 +92,7 @@ class Predictor:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | Model,
+        source: str | os.PathLike[str] | Model | None = None,
         *,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
@@ -104,6 +111,17 @@ class Predictor:
             short_side=_positive("short_side", short_side),
             long_side=_positive("long_side", long_side),
         )
+        if source is None:
+            source = shipped_model()
+        self._source = weakref.ref(source) if isinstance(source, Model) else source
+        self._options = {
+            "device": str(device),
+            "precision": precision,
+            "score_threshold": score_threshold,
+            "max_detections": max_detections,
+            "short_side": short_side,
+            "long_side": long_side,
+        }
         self._lock = threading.Lock()
         self._times: dict[str, float] = {}
         if isinstance(source, Model):
@@ -186,6 +204,16 @@ class Predictor:
             self._times[stage] = self._times.get(stage, 0.0) + milliseconds
         self._times["preprocess"] += before
         return [Instances.from_core(result, config) for result in results]
+
+    def __reduce__(self) -> Any:
+        """Pickled as the path of its file, or as its Model with the weights this has then."""
+        kept = self._source
+        source = kept() if isinstance(kept, weakref.ref) else os.path.abspath(kept)
+        if source is None:
+            raise TypeError(
+                "[Predictor] its Model is gone, so it cannot be pickled; save it and use the file"
+            )
+        return _rebuild, (source, self._options)
 
     @property
     def config(self) -> _C.ModelConfig:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <variant>
 #include <vector>
@@ -14,9 +15,14 @@ namespace instseg {
  */
 using Polygons = std::vector<std::vector<double>>;
 
+/** Columns x .. x + width - 1 and rows y .. y + height - 1 of an image. */
+struct PixelBox {
+  int64_t x = 0, y = 0, width = 0, height = 0;
+};
+
 /**
  * Ground-truth masks of one image, kept as polygons and run lengths until an op rasterises them
- * (instseg/ops/rasterize.h). A value type: resized, flipped and selected ones are new objects.
+ * (instseg/ops/rasterize.h). A value type: resized, flipped, cropped and selected ones are new objects.
  */
 class MaskTargets {
  public:
@@ -39,6 +45,9 @@ class MaskTargets {
   MaskTargets resized(const ImageSize& size) const;
   /** Of the mirrored image: x becomes width - x. */
   MaskTargets flipped() const;
+  /** Of the part `box` of the image: polygons are intersected with it, run lengths cut; a mask of which
+   * nothing remains is empty. Throws ValueError unless the part has pixels and lies in the image. */
+  MaskTargets cropped(const PixelBox& box) const;
   /** Masks at `index`, in that order. Throws ValueError on an index outside 0..size()-1. */
   MaskTargets select(const std::vector<int64_t>& index) const;
   /** Run lengths on a canvas of at least the image's size: polygons by the rule of the COCO API, also beyond
@@ -47,6 +56,9 @@ class MaskTargets {
   std::vector<Rle> rle(const ImageSize& canvas) const;
   /** Pixels inside each mask, on the image; what is 0 trains nothing. */
   std::vector<int64_t> areas() const;
+  /** Tight box x1, y1, x2, y2 of each mask: of a polygon's points, of the pixels of run lengths (the right
+   * edge of the last one); zeros for run lengths without a pixel. */
+  std::vector<std::array<double, 4>> boxes() const;
   bool operator==(const MaskTargets&) const = default;
 
  private:

@@ -42,7 +42,13 @@ void load_state(Model& model, const NamedTensors& tensors);
  */
 std::shared_ptr<Model> load_model(const std::string& path, std::vector<std::string>* warnings = nullptr);
 
-/** state_of + write_model_file. */
-void save_model(const std::string& path, const Model& model, const std::string& summary = "{}");
+/**
+ * state_of + write_model_file. `dtype` "float32" writes the tensors as they are; "float16" rounds the
+ * parameters to half precision, which halves the file, and keeps buffers (statistics and counters of norms)
+ * exact. Reading gives float32 again. Throws ValueError on another dtype and, naming the parameter, for a
+ * finite value beyond the range of float16.
+ */
+void save_model(const std::string& path, const Model& model, const std::string& summary = "{}",
+                const std::string& dtype = "float32");
 
 }  // namespace instseg

@@ -73,6 +73,18 @@ NamedTensors tensors_of(const Model& model) {
   return state;
 }
 
+// Rounded to float16. NaN and infinity stay what they are; finite values must not become infinite.
+at::Tensor rounded_to_half(const std::string& name, const at::Tensor& tensor, const std::string& where) {
+  at::Tensor half = tensor.to(at::kHalf);
+  if (all_finite(half)) return half;
+  const at::Tensor lost =
+      tensor.masked_select(at::isfinite(tensor).logical_and(at::isfinite(half).logical_not()));
+  check<ValueError>(lost.numel() == 0, where, "parameter '", name, "' holds ",
+                    lost.numel() == 0 ? 0.0 : lost.select(0, 0).item<double>(),
+                    ", beyond the 65504 that float16 can hold; save as float32");
+  return half;
+}
+
 std::string shape_text(const at::Tensor& tensor) {
   return join(c10::toString(tensor.scalar_type()), tensor.sizes());
 }
@@ -185,8 +197,20 @@ std::shared_ptr<Model> load_model(const std::string& path, std::vector<std::stri
   return model;
 }
 
-void save_model(const std::string& path, const Model& model, const std::string& summary) {
-  write_model_file(path, {model.config(), summary, state_of(model), {}});
+void save_model(const std::string& path, const Model& model, const std::string& summary,
+                const std::string& dtype) {
+  const std::string where = join("[save_model] ", path, ": ");
+  check<ValueError>(dtype == "float32" || dtype == "float16", where, "dtype '", dtype,
+                    "' is not one of float32, float16");
+  NamedTensors state = state_of(model);
+  if (dtype == "float16") {
+    const size_t parameters = model.named_parameters().size();  // buffers come behind them
+    for (size_t i = 0; i < parameters; ++i) {
+      auto& [name, tensor] = state[i];
+      if (tensor.is_floating_point()) tensor = rounded_to_half(name, tensor, where);
+    }
+  }
+  write_model_file(path, {model.config(), summary, std::move(state), {}});
 }
 
 }  // namespace instseg

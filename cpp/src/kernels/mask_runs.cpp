@@ -180,6 +180,17 @@ Runs resized_runs(const Runs& runs, int64_t height, const std::vector<int32_t>& 
   return out;
 }
 
+Runs cropped_runs(const Runs& runs, int64_t height, int64_t y0, int64_t x0, int64_t new_height,
+                  int64_t new_width) {
+  Runs out;
+  for_each_piece(runs, height, [&](int64_t x, int64_t top, int64_t bottom) {
+    const int64_t begin = std::max<int64_t>(top - y0, 0), end = std::min(bottom - y0, new_height);
+    if (x < x0 || x >= x0 + new_width || begin >= end) return;
+    append(out, (x - x0) * new_height + begin, (x - x0) * new_height + end);
+  });
+  return out;
+}
+
 Moments moments(const Runs& runs, int64_t height) {
   Moments sum;
   for_each_piece(runs, height, [&](int64_t x, int64_t y0, int64_t y1) {

@@ -40,6 +40,11 @@ Runs flipped_runs(const Runs& runs, int64_t height, int64_t width);
 Runs resized_runs(const Runs& runs, int64_t height, const std::vector<int32_t>& rows,
                   const std::vector<int32_t>& columns);
 
+/** The part of the mask in rows y0.. and columns x0.. of an image of new_height x new_width inside the old.
+ */
+Runs cropped_runs(const Runs& runs, int64_t height, int64_t y0, int64_t x0, int64_t new_height,
+                  int64_t new_width);
+
 /** Sums over the pixels of a mask. */
 struct Moments {
   int64_t area = 0, x = 0, y = 0;

@@ -8,6 +8,7 @@
 #include "kernels/blend.h"
 #include "kernels/box_loss.h"
 #include "kernels/cuda_info.h"
+#include "kernels/dice_loss.h"
 #include "kernels/dynamic_mask_head.h"
 #include "kernels/fcos_decode.h"
 #include "kernels/fcos_targets.h"
@@ -73,6 +74,10 @@ void box_loss_cuda(const float*, const float*, const float*, int64_t, BoxLossPar
   unavailable("box_loss");
 }
 void box_iou_cuda(const float*, const float*, int64_t, double, float*, void*) { unavailable("box_iou"); }
+
+// ---- dice_loss.h ----
+void dice_sums_cuda(const DiceInput&, float*, void*) { unavailable("dice_loss"); }
+void dice_backward_cuda(const DiceInput&, const float*, void*, void*) { unavailable("dice_loss"); }
 
 // ---- fcos_targets.h ----
 void assign_cuda(const AssignLevel&, AssignRule, const float*, const int64_t*, const float*, const int64_t*,

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "instseg/error.h"
+#include "ops/winograd_conv.h"
 
 namespace instseg {
 namespace {
@@ -56,6 +57,16 @@ at::Tensor ConvUnit::pad(const at::Tensor& x) const {
   return at::constant_pad_nd(x, {w / 2, w - w / 2, h / 2, h - h / 2});
 }
 
+at::Tensor ConvUnit::convolve(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) const {
+  const auto& o = options_;
+  const bool same = o.same_padding && o.stride > 1;
+  if (o.kernel == 3 && o.stride == 1 && o.dilation == 1 && o.groups == 1 && winograd_pays(x, w)) {
+    return winograd_conv(x, w, b);
+  }
+  const int64_t padding = same ? 0 : o.dilation * (o.kernel / 2);
+  return at::conv2d(x, w, optional_of(b), o.stride, padding, o.dilation, o.groups);
+}
+
 at::Tensor ConvUnit::finish(at::Tensor y, const at::Tensor& residual, Norm* norm) const {
   if (norm) y = norm->forward(y);
   if (residual.defined()) y = y + residual;
@@ -71,17 +82,12 @@ at::Tensor ConvUnit::forward(const at::Tensor& x, const at::Tensor& residual, in
     return packed_[packed_.size() > 1 ? level : 0](input, residual);
   }
 
-  const int64_t padding = same ? 0 : options_.dilation * (options_.kernel / 2);
   // A fixed scale and shift go into the weight, also in training: one pass over the activations less.
   if (norm && norm->is_affine()) {
     const auto [w, b] = fold(weight, bias, *norm);
-    return finish(at::conv2d(input, w.to(weight.dtype()), b.to(weight.dtype()), options_.stride, padding,
-                             options_.dilation, options_.groups),
-                  residual, nullptr);
+    return finish(convolve(input, w.to(weight.dtype()), b.to(weight.dtype())), residual, nullptr);
   }
-  return finish(at::conv2d(input, weight, optional_of(bias), options_.stride, padding, options_.dilation,
-                           options_.groups),
-                residual, norm);
+  return finish(convolve(input, weight, bias), residual, norm);
 }
 
 void ConvUnit::lower(at::ScalarType dtype) {

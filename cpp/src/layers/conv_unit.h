@@ -49,6 +49,7 @@ class ConvUnit : public torch::nn::Module {
 
  private:
   at::Tensor pad(const at::Tensor& x) const;
+  at::Tensor convolve(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) const;
   at::Tensor finish(at::Tensor y, const at::Tensor& residual, Norm* norm) const;
 
   ConvOptions options_;

@@ -53,6 +53,10 @@ at::Tensor Norm::forward(const at::Tensor& x) {
   }
   if (options_.kind == "bn" && is_training()) {
     num_batches_tracked.add_(1);
+    if (sum_) {
+      return batch_norm_sync(x, weight, bias, running_mean, running_var, options_.momentum, options_.eps,
+                             sum_);
+    }
     return batch_norm_train(x, weight, bias, running_mean, running_var, options_.momentum, options_.eps);
   }
   return at::batch_norm(x, weight, bias, running_mean, running_var, false, options_.momentum, options_.eps,

@@ -5,6 +5,7 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -36,11 +37,15 @@ class Norm : public torch::nn::Module {
    */
   std::pair<at::Tensor, at::Tensor> affine() const;
 
+  /** Sums over the workers whose batches "bn" takes its statistics from in training; empty: own batch. */
+  void set_sum(std::function<at::Tensor(const at::Tensor&)> sum) { sum_ = std::move(sum); }
+
   const NormOptions& options() const { return options_; }
   at::Tensor weight, bias, running_mean, running_var, num_batches_tracked;
 
  private:
   NormOptions options_;
+  std::function<at::Tensor(const at::Tensor&)> sum_;
 };
 
 }  // namespace instseg

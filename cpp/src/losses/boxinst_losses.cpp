@@ -18,8 +18,8 @@
 #include <tuple>
 #include <vector>
 
+#include "instseg/ops/dice_loss.h"
 #include "kernels/mask_runs.h"
-#include "losses/mask_losses.h"
 
 namespace instseg {
 namespace {
@@ -105,9 +105,10 @@ at::Tensor color_similarity(const ImageBatch& batch, const InputConfig& input, c
   return at::stack(maps, 1);
 }
 
-at::Tensor projection_loss(const at::Tensor& probabilities, const at::Tensor& boxes, double eps) {
+at::Tensor projection_loss(const at::Tensor& logits, const at::Tensor& boxes, double eps) {
   const auto along = [&](int64_t axis) {
-    return dice_loss(std::get<0>(probabilities.max(axis)), boxes.amax(axis), eps);
+    // The sigmoid keeps the order: the largest probability is that of the largest logit.
+    return dice_loss(std::get<0>(logits.max(axis)), boxes.amax(axis).to(at::kByte), {}, eps);
   };
   return along(1) + along(2);
 }

@@ -19,9 +19,9 @@ at::Tensor color_similarity(const ImageBatch& batch, const InputConfig& input, c
 
 /**
  * The projections of a mask on both axes should be those of its box: dice loss of the maxima over rows and
- * over columns, [P]. probabilities, boxes [P, h, w].
+ * over columns, [P]. logits, boxes [P, h, w].
  */
-at::Tensor projection_loss(const at::Tensor& probabilities, const at::Tensor& boxes, double eps);
+at::Tensor projection_loss(const at::Tensor& logits, const at::Tensor& boxes, double eps);
 
 /**
  * Neighbours of similar color inside the box should have one label: mean of -log P(same label) over such

@@ -3,7 +3,7 @@
 
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/nonzero.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/core/GradMode.h>
 
@@ -62,20 +62,23 @@ at::Tensor cls_normalizer(const at::Tensor& num_positives, int64_t locations,
   if (kind == "positives") return num_positives;
   const c10::AutoGradMode no_grad(false);
   auto moving = context.moving_positives;
-  moving.mul_(0.9).add_(num_positives, 0.1);
+  if (context.begins_step) moving.mul_(0.9).add_(num_positives, 0.1);
   return moving.clone();
 }
 
 }  // namespace
 
+at::Tensor fcos_normalizers(const FcosTargets& targets, const at::Tensor& positives) {
+  const auto count = at::full({1}, static_cast<double>(positives.size(0)), targets.reg.options());
+  // The unit of the distances cancels out.
+  return at::cat({count, centerness_of(targets.reg.index_select(0, positives)).sum().view(1)});
+}
+
 NamedTensors fcos_losses(const std::vector<HeadOutput>& outputs, const FcosTargets& targets,
-                         const FcosLossContext& context) {
+                         const at::Tensor& positives, const FcosLossContext& context) {
   const auto& loss = context.config.loss;
   const bool predicts_iou = context.config.head.quality == "iou";
-  const auto positives = at::nonzero(targets.gt_index.ge(0)).squeeze(1);
-  const auto options = targets.reg.options();
-  const auto count = at::scalar_tensor(static_cast<double>(positives.size(0)), options);
-  const auto num_positives = context.reduce_mean(count).clamp_min(1);
+  const auto num_positives = context.normalizers[0].clamp_min(1);
 
   const auto reg = gather_positives(outputs, &HeadOutput::reg, positives);
   const auto quality = gather_positives(outputs, &HeadOutput::centerness, positives).squeeze(1);
@@ -85,7 +88,7 @@ NamedTensors fcos_losses(const std::vector<HeadOutput>& outputs, const FcosTarge
   at::Tensor weight, box_normalizer = num_positives;
   if (!predicts_iou && loss.weight_by_centerness) {
     weight = centerness;
-    box_normalizer = context.reduce_mean(centerness.sum()).clamp_min(1e-6);
+    box_normalizer = context.normalizers[1].clamp_min(1e-6);
   }
   const auto quality_target = predicts_iou ? box_iou(reg, reg_target, loss.iou_smoothing) : centerness;
   const auto quality_sum =

@@ -4,21 +4,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/where.h>
 
-#include <algorithm>
-
 #include "instseg/ops/focal_loss.h"
 
 namespace instseg {
-
-at::Tensor dice_loss(const at::Tensor& probabilities, const at::Tensor& targets, double eps) {
-  const auto p = probabilities.flatten(1), g = targets.flatten(1);
-  const auto overlap = (p * g).sum(1);
-  return 1 - 2 * overlap / (p.square().sum(1) + g.sum(1) + eps);  // g * g is g
-}
-
-at::Tensor mean_or_zero(const at::Tensor& values) {
-  return values.sum() / static_cast<double>(std::max<int64_t>(values.numel(), 1));
-}
 
 at::Tensor semantic_focal_loss(const at::Tensor& logits, const at::Tensor& labels, double alpha,
                                double gamma) {

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/ne.h>
+#include <ATen/ops/tensor.h>
 
 #include "instseg/ops/focal_loss.h"
 
@@ -16,11 +17,17 @@ at::Tensor solo_category_loss(const std::vector<at::Tensor>& logits, const std::
     rows.push_back(logits[level].permute({0, 2, 3, 1}).reshape({-1, num_classes}));
     labels.push_back(targets[level].labels.flatten());
   }
-  const auto all = at::cat(labels);
-  const auto positives = all.ne(num_classes).sum().item<int64_t>();
-  const auto sum =
-      sigmoid_focal_loss(at::cat(rows), all.to(logits[0].device()), loss.focal_alpha, loss.focal_gamma);
-  return sum / static_cast<double>(positives + 1);
+  return sigmoid_focal_loss(at::cat(rows), at::cat(labels).to(logits[0].device()), loss.focal_alpha,
+                            loss.focal_gamma);
+}
+
+at::Tensor solo_normalizers(const std::vector<SoloTargets>& targets, int64_t num_classes) {
+  int64_t cells = 0, masks = 0;
+  for (const auto& level : targets) {
+    cells += level.labels.ne(num_classes).sum().item<int64_t>();
+    masks += level.cells.size(0);
+  }
+  return at::tensor({static_cast<double>(cells), static_cast<double>(masks)}, at::kFloat);
 }
 
 }  // namespace instseg

@@ -49,7 +49,7 @@ class BlendMask : public FcosDetector {
     const auto each =
         at::binary_cross_entropy_with_logits(logits, truth, {}, {}, at::Reduction::None).flatten(1).mean(1);
     const auto weight = centerness_of(step.reg);
-    losses.emplace_back("loss_mask", (each * weight).sum() / reduce_mean_(weight.sum()).clamp_min(1e-6));
+    losses.emplace_back("loss_mask", (each * weight).sum() / step.normalizers[1].clamp_min(1e-6));
     if (own().semantic) losses.emplace_back("loss_semantic", semantic_loss(step) * own().semantic_weight);
   }
 

@@ -12,6 +12,7 @@
 
 #include "instseg/error.h"
 #include "instseg/ops/aligned_bilinear.h"
+#include "instseg/ops/dice_loss.h"
 #include "instseg/ops/dynamic_mask_head.h"
 #include "layers/location_conv.h"
 #include "layers/mask_branch.h"
@@ -65,6 +66,10 @@ class CondInst : public FcosDetector {
     return result;
   }
 
+  std::vector<double> own_normalizers(const at::Tensor& images, const at::Tensor& gt_index) const override {
+    return {static_cast<double>(count_proposals(images, gt_index, own()))};
+  }
+
   void add_losses(const TrainStep& step, NamedTensors& losses) override {
     const auto features = mask_branch_->forward(step.forward.taps, step.forward.features);
     const auto chosen = choose_proposals(step, own());
@@ -73,11 +78,11 @@ class CondInst : public FcosDetector {
     const auto logits = mask_logits(step.batch, step.forward, features, cells);
     std::vector<at::Tensor> sampled;
     for (const auto& masks : step.rasterized) sampled.push_back(masks.sampled);
-    const auto truth = at::cat(sampled).to(logits.device()).index_select(0, gt_index).to(at::kFloat);
+    const auto truth = at::cat(sampled).to(logits.device());
     if (from_boxes()) {
-      add_box_losses(step, cells, logits, truth, losses);
+      add_box_losses(step, cells, logits, truth.index_select(0, gt_index).to(at::kFloat), losses);
     } else {
-      losses.emplace_back("loss_mask", mean_or_zero(dice_loss(logits.sigmoid(), truth, own().dice_eps)));
+      losses.emplace_back("loss_mask", mean_of(step, dice_loss(logits, truth, gt_index, own().dice_eps)));
     }
     if (own().semantic) losses.emplace_back("loss_semantic", semantic_loss(step));
   }
@@ -110,6 +115,11 @@ class CondInst : public FcosDetector {
 
  private:
   const CondInstConfig& own() const { return config_.condinst; }
+  /** Mean over the instances of the whole step, 0 without any. */
+  at::Tensor mean_of(const TrainStep& step, const at::Tensor& values) const {
+    return values.sum() / step.normalizers[2].clamp_min(one());
+  }
+
   bool from_boxes() const { return own().supervision == "boxes"; }
 
   /** Stands for mask features of no channels, whose network need not run. */
@@ -124,9 +134,9 @@ class CondInst : public FcosDetector {
     const auto parameters =
         controller_->forward(box_towers(forward), cells.levels, cells.images, cells.positions);
     const auto sizes = at::tensor(sizes_of_interest(config_), features.options().dtype(at::kFloat));
-    const auto logits = dynamic_mask_head(features.narrow(1, 0, own().mask_channels), parameters,
-                                          cells.images, locations_of(batch, forward, cells),
-                                          sizes.index_select(0, cells.levels), head_of(own()));
+    const auto logits =
+        dynamic_mask_head(features.narrow(1, 0, own().mask_channels), parameters, cells.images,
+                          locations_of(batch, cells), sizes.index_select(0, cells.levels), head_of(own()));
     const int64_t factor = kFeatureStride / own().output_stride;
     return factor == 1 ? logits : aligned_bilinear(logits, factor);
   }
@@ -134,9 +144,8 @@ class CondInst : public FcosDetector {
   void add_box_losses(const TrainStep& step, const Cells& cells, const at::Tensor& logits,
                       const at::Tensor& boxes, NamedTensors& losses) {
     const auto& boxinst = own().boxinst;
-    losses.emplace_back("loss_projection",
-                        mean_or_zero(projection_loss(logits.sigmoid(), boxes, own().dice_eps)));
-    iterations_.add_(1);
+    losses.emplace_back("loss_projection", mean_of(step, projection_loss(logits, boxes, own().dice_eps)));
+    if (begins_step()) iterations_.add_(1);
     const auto similarity = color_similarity(step.batch, config_.input, boxinst, own().output_stride);
     const auto warmup = iterations_.to(at::kFloat).div(std::max<int64_t>(boxinst.warmup_iterations, 1));
     losses.emplace_back("loss_pairwise", pairwise_loss(logits, similarity, boxes, boxinst, cells.images) *

@@ -90,31 +90,58 @@ FcosDetector::FcosDetector(const ModelConfig& config)
   }
 }
 
-NamedTensors FcosDetector::losses(const ImageBatch& batch, const std::vector<Targets>& targets) {
-  check<Error>(!lowered_, "[losses] the model was lowered for inference and cannot be trained");
+/** Which location learns which object; made without running the network. */
+struct FcosDetector::Assignment {
+  at::Tensor boxes;  // [G, 4] of all images
+  std::vector<RasterizedMasks> masks;
+  std::vector<TargetLevel> levels;
+  FcosTargets targets;
+  at::Tensor index;  // [P] int64, the positives among all locations
+  Cells positives;
+  at::Tensor gt_index;     // [P]
+  at::Tensor normalizers;  // [K], of this batch alone
+};
+
+FcosDetector::Assignment FcosDetector::assign(const ImageBatch& batch, const std::vector<Targets>& targets) {
   check_batch(batch, "losses");
   check_targets(batch, targets, config_.num_classes);
   const auto device = batch.pixels.device();
   const auto objects = on_device(targets, device);
-  const auto masks = rasterized(batch, targets);
-  std::vector<at::Tensor> centers;
-  for (const auto& mask : masks) centers.push_back(mask.centers.to(device));
-
-  const auto network = forward(batch);
-  const auto levels = target_levels(batch, network);
-  const auto assigned = fcos_targets(levels, objects, config_.num_classes, config_.targets, centers);
-  auto terms = fcos_losses(network.outputs, assigned, {config_, levels, reduce_mean_, moving_positives_});
-  const auto index = at::nonzero(assigned.gt_index.ge(0)).squeeze(1);
-  std::vector<at::Tensor> boxes;
+  Assignment a{.masks = rasterized(batch, targets), .levels = target_levels(batch)};
+  std::vector<at::Tensor> centers, boxes;
+  for (const auto& mask : a.masks) centers.push_back(mask.centers.to(device));
   for (const auto& image : objects) boxes.push_back(image.boxes);
+  a.boxes = at::cat(boxes);
+  a.targets = fcos_targets(a.levels, objects, config_.num_classes, config_.targets, centers);
+  a.index = at::nonzero(a.targets.gt_index.ge(0)).squeeze(1);
+  a.positives = cells_at(a.index, a.levels, batch.pixels.size(0));
+  a.gt_index = a.targets.gt_index.index_select(0, a.index);
+  a.normalizers = fcos_normalizers(a.targets, a.index);
+  const auto own = own_normalizers(a.positives.images, a.gt_index);
+  if (!own.empty()) a.normalizers = at::cat({a.normalizers, at::tensor(own, a.normalizers.options())});
+  return a;
+}
+
+at::Tensor FcosDetector::normalizers(const ImageBatch& batch, const std::vector<Targets>& targets) {
+  return assign(batch, targets).normalizers;
+}
+
+NamedTensors FcosDetector::losses(const ImageBatch& batch, const std::vector<Targets>& targets) {
+  check<Error>(!lowered_, "[losses] the model was lowered for inference and cannot be trained");
+  const auto a = assign(batch, targets);
+  const auto normalizers = over_parts(a.normalizers);
+  const auto network = forward(batch);
+  auto terms = fcos_losses(network.outputs, a.targets, a.index,
+                           {config_, a.levels, normalizers, moving_positives_, begins_step()});
   add_losses({.batch = batch,
               .targets = targets,
-              .boxes = at::cat(boxes),
+              .boxes = a.boxes,
               .forward = network,
-              .positives = cells_at(index, levels, batch.pixels.size(0)),
-              .gt_index = assigned.gt_index.index_select(0, index),
-              .reg = assigned.reg.index_select(0, index),
-              .rasterized = masks},
+              .positives = a.positives,
+              .gt_index = a.gt_index,
+              .reg = a.targets.reg.index_select(0, a.index),
+              .rasterized = a.masks,
+              .normalizers = normalizers},
              terms);
   return terms;
 }
@@ -130,7 +157,7 @@ std::vector<Instances> FcosDetector::detect(const ImageBatch& batch) {
   std::vector<FcosLevel> levels;
   for (size_t l = 0; l < network.outputs.size(); ++l) {
     const auto& [logits, reg, centerness, _] = network.outputs[l];
-    levels.push_back({logits, reg, centerness, grid(batch, network, l), unit(l)});
+    levels.push_back({logits, reg, centerness, grid(batch, l), unit(l)});
   }
   const auto candidates = fcos_decode(levels, config_.post, batch.sizes);
   std::vector<Instances> results;
@@ -190,11 +217,10 @@ void FcosDetector::lower(at::ScalarType dtype) {
   lowered_ = true;
 }
 
-at::Tensor FcosDetector::locations_of(const ImageBatch& batch, const FcosForward& forward,
-                                      const Cells& cells) const {
+at::Tensor FcosDetector::locations_of(const ImageBatch& batch, const Cells& cells) const {
   std::vector<int64_t> widths, steps_x, steps_y, offsets;
-  for (size_t l = 0; l < forward.outputs.size(); ++l) {
-    const auto g = grid(batch, forward, l);
+  for (size_t l = 0; l < num_levels(); ++l) {
+    const auto g = grid(batch, l);
     widths.push_back(g.width);
     steps_x.push_back(g.step_x);
     steps_y.push_back(g.step_y);
@@ -209,6 +235,7 @@ at::Tensor FcosDetector::locations_of(const ImageBatch& batch, const FcosForward
 std::vector<RasterizedMasks> FcosDetector::rasterized(const ImageBatch&, const std::vector<Targets>&) {
   return {};
 }
+std::vector<double> FcosDetector::own_normalizers(const at::Tensor&, const at::Tensor&) const { return {}; }
 void FcosDetector::add_losses(const TrainStep&, NamedTensors&) {}
 at::Tensor FcosDetector::mask_map(const FcosForward&) { return {}; }
 void FcosDetector::add_masks(const ImageBatch&, const FcosForward&, const at::Tensor&, const Found&,
@@ -232,24 +259,23 @@ double FcosDetector::unit(size_t level) const {
   return config_.head.stride_units ? static_cast<double>(stride(level)) : 1.0;
 }
 
-LocationGrid FcosDetector::grid(const ImageBatch& batch, const FcosForward& forward, size_t level) const {
-  const auto& logits = forward.outputs[level].logits;
-  const int64_t height = logits.size(2), width = logits.size(3);
+LocationGrid FcosDetector::grid(const ImageBatch& batch, size_t level) const {
+  const auto cells = [&](int64_t pixels) { return (pixels + stride(level) - 1) / stride(level); };
+  const int64_t height = cells(batch.pixels.size(2)), width = cells(batch.pixels.size(3));
   if (config_.head.location_offset == "half") {
     return {height, width, stride(level), stride(level), stride(level) / 2};
   }
   return {height, width, batch.pixels.size(3) / width, batch.pixels.size(2) / height, 0};
 }
 
-std::vector<TargetLevel> FcosDetector::target_levels(const ImageBatch& batch,
-                                                     const FcosForward& forward) const {
+std::vector<TargetLevel> FcosDetector::target_levels(const ImageBatch& batch) const {
   const auto& sizes = config_.targets.sizes_of_interest;
   const bool fixed_sizes = config_.targets.rule == "torchvision";
   std::vector<TargetLevel> levels;
-  for (size_t l = 0; l < forward.outputs.size(); ++l) {
+  for (size_t l = 0; l < num_levels(); ++l) {
     const auto s = static_cast<double>(stride(l));
-    const bool first = l == 0, last = l + 1 == forward.outputs.size();
-    TargetLevel level{.grid = grid(batch, forward, l), .stride = s};
+    const bool first = l == 0, last = l + 1 == num_levels();
+    TargetLevel level{.grid = grid(batch, l), .stride = s};
     if (fixed_sizes) {
       level.lower = first ? 0 : 4 * s;
       level.upper = last ? kNoUpperBound : 8 * s;

@@ -47,6 +47,7 @@ struct TrainStep {
   at::Tensor gt_index;                             // [P] int64, object of each, counted through the batch
   at::Tensor reg;                                  // [P, 4] l, t, r, b in strides
   const std::vector<RasterizedMasks>& rasterized;  // per image, when the family asked for it
+  at::Tensor normalizers;                          // [K] fcos_normalizers and the family's, over the step
 };
 
 /**
@@ -58,6 +59,7 @@ class FcosDetector : public Model {
   explicit FcosDetector(const ModelConfig& config);
 
   NamedTensors losses(const ImageBatch& batch, const std::vector<Targets>& targets) override;
+  at::Tensor normalizers(const ImageBatch& batch, const std::vector<Targets>& targets) override;
   std::vector<Instances> detect(const ImageBatch& batch) override;
   NamedTensors intermediates(const ImageBatch& batch) override;
   void lower(at::ScalarType dtype) override;
@@ -65,12 +67,14 @@ class FcosDetector : public Model {
  protected:
   const Backbone& backbone() const { return *backbone_; }
   /** x, y of cells in network pixels, [M, 2] float32. */
-  at::Tensor locations_of(const ImageBatch& batch, const FcosForward& forward, const Cells& cells) const;
+  at::Tensor locations_of(const ImageBatch& batch, const Cells& cells) const;
 
   /** Ground-truth masks on the padded canvas; not empty: their centroids replace the box centers in
    * assignment. */
   virtual std::vector<RasterizedMasks> rasterized(const ImageBatch& batch,
                                                   const std::vector<Targets>& targets);
+  /** Normalisers besides FCOS's, counted in the objects [P] of the positives and their images [P]. */
+  virtual std::vector<double> own_normalizers(const at::Tensor& images, const at::Tensor& gt_index) const;
   virtual void add_losses(const TrainStep& step, NamedTensors& losses);
   /** The map all masks are made of; its time counts as the network's. */
   virtual at::Tensor mask_map(const FcosForward& forward);
@@ -81,11 +85,17 @@ class FcosDetector : public Model {
   virtual void lower_masks(at::ScalarType dtype);
 
  private:
+  struct Assignment;
+
+  Assignment assign(const ImageBatch& batch, const std::vector<Targets>& targets);
   FcosForward forward(const ImageBatch& batch);
+  size_t num_levels() const {
+    return static_cast<size_t>(config_.neck.max_level - config_.neck.min_level + 1);
+  }
   int64_t stride(size_t level) const;
   double unit(size_t level) const;
-  LocationGrid grid(const ImageBatch& batch, const FcosForward& forward, size_t level) const;
-  std::vector<TargetLevel> target_levels(const ImageBatch& batch, const FcosForward& forward) const;
+  LocationGrid grid(const ImageBatch& batch, size_t level) const;
+  std::vector<TargetLevel> target_levels(const ImageBatch& batch) const;
 
   std::shared_ptr<Backbone> backbone_;
   std::shared_ptr<Fpn> neck_;

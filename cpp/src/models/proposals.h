@@ -12,4 +12,7 @@ namespace instseg {
  */
 at::Tensor choose_proposals(const TrainStep& step, const CondInstConfig& config);
 
+/** How many choose_proposals chooses of positives with these images and objects, both [P]. */
+int64_t count_proposals(const at::Tensor& images, const at::Tensor& gt_index, const CondInstConfig& config);
+
 }  // namespace instseg

@@ -8,9 +8,11 @@
 #include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "instseg/error.h"
+#include "instseg/ops/dice_loss.h"
 #include "instseg/ops/solo_targets.h"
 #include "layers/backbone.h"
 #include "layers/fpn.h"
@@ -64,14 +66,11 @@ class Solo : public Model {
 
   NamedTensors losses(const ImageBatch& batch, const std::vector<Targets>& targets) override {
     check<Error>(!lowered_, "[losses] the model was lowered for inference and cannot be trained");
-    check_batch(batch, "losses");
-    check<ValueError>(targets.size() == batch.sizes.size(), "[losses] ", targets.size(), " targets for ",
-                      batch.sizes.size(), " images");
-    const ImageSize canvas{batch.pixels.size(2), batch.pixels.size(3)};
-    const auto levels = solo_targets(assigned_targets(batch, targets, own().inclusive_boxes), batch.sizes,
-                                     canvas, config_.num_classes, own());
+    const auto levels = assign(batch, targets);
+    const auto normalizers = over_parts(solo_normalizers(levels, config_.num_classes));
     auto network = forward(batch);
-    const auto cls = solo_category_loss(network.logits, levels, config_.num_classes, config_.loss);
+    const auto cls = solo_category_loss(network.logits, levels, config_.num_classes, config_.loss) /
+                     (normalizers[0].item<double>() + one());
     std::vector<at::Tensor> terms;
     for (size_t level = 0; level < levels.size(); ++level)
       add_mask_terms(network, level, levels[level], terms);
@@ -79,8 +78,15 @@ class Solo : public Model {
     if (mask_branch_ && terms.empty()) {
       for (const auto& parameter : mask_branch_->parameters()) zero = zero + 0 * parameter.sum();
     }
-    const auto mask = terms.empty() ? zero : mean_or_zero(at::cat(terms)) * own().mask_weight + zero;
+    const auto mask = terms.empty() ? zero
+                                    : at::cat(terms).sum() / std::max(normalizers[1].item<double>(), one()) *
+                                              own().mask_weight +
+                                          zero;
     return {{"loss_cls", cls}, {"loss_mask", mask}};
+  }
+
+  at::Tensor normalizers(const ImageBatch& batch, const std::vector<Targets>& targets) override {
+    return solo_normalizers(assign(batch, targets), config_.num_classes);
   }
 
   std::vector<Instances> detect(const ImageBatch& batch) override {
@@ -149,6 +155,15 @@ class Solo : public Model {
 
   const SoloConfig& own() const { return config_.solo; }
 
+  std::vector<SoloTargets> assign(const ImageBatch& batch, const std::vector<Targets>& targets) const {
+    check_batch(batch, "losses");
+    check<ValueError>(targets.size() == batch.sizes.size(), "[losses] ", targets.size(), " targets for ",
+                      batch.sizes.size(), " images");
+    const ImageSize canvas{batch.pixels.size(2), batch.pixels.size(3)};
+    return solo_targets(assigned_targets(batch, targets, own().inclusive_boxes), batch.sizes, canvas,
+                        config_.num_classes, own());
+  }
+
   SoloForward forward(const ImageBatch& batch) {
     SoloForward network;
     network.taps = backbone_->forward(batch.pixels.to(dtype_));
@@ -178,9 +193,9 @@ class Solo : public Model {
       if (rows.size(0) == 0) continue;
       const auto cells = targets.cells.index_select(0, rows).to(device);
       const auto make = head_->masks(network, level, image, cells, {});
-      const auto masks = truth.index_select(0, targets.mask_of.index_select(0, rows).to(device));
-      terms.push_back(dice_loss(make(at::arange(rows.size(0), cells.options())), masks.to(at::kFloat),
-                                2 * own().dice_eps));
+      terms.push_back(dice_loss(make(at::arange(rows.size(0), cells.options())), truth,
+                                targets.mask_of.index_select(0, rows).to(device), 2 * own().dice_eps,
+                                /*logits=*/false));
     }
   }
 

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "instseg/error.h"
+#include "kernels/polygon_clip.h"
 #include "kernels/resize.h"
 
 namespace instseg {
@@ -135,6 +136,33 @@ MaskTargets MaskTargets::flipped() const {
   return out;
 }
 
+MaskTargets MaskTargets::cropped(const PixelBox& box) const {
+  check<ValueError>(box.width >= 1 && box.height >= 1 && box.x >= 0 && box.y >= 0 &&
+                        box.x <= size_.width - box.width && box.y <= size_.height - box.height,
+                    "[MaskTargets.cropped] the part of ", box.width, " x ", box.height, " pixels at x ",
+                    box.x, ", y ", box.y, " is not in the ", size_.width, " x ", size_.height, " image");
+  MaskTargets out({box.height, box.width});
+  const auto x0 = static_cast<double>(box.x), y0 = static_cast<double>(box.y);
+  for (const Item& item : items_) {
+    Polygons kept;
+    if (const Polygons* polygons = std::get_if<Polygons>(&item)) {
+      for (auto& polygon : moved(*polygons, [&](double& x, double& y) { x -= x0, y -= y0; }))
+        for (auto& ring : kernels::clipped_polygon(polygon, box.width, box.height))
+          if (ring.size() >= 6) kept.push_back(std::move(ring));
+    }
+    if (!kept.empty()) {
+      out.items_.emplace_back(std::move(kept));
+      continue;
+    }
+    const bool cut = std::holds_alternative<Rle>(item);
+    const Runs runs =
+        cut ? kernels::cropped_runs(runs_of(item, size_), size_.height, box.y, box.x, box.height, box.width)
+            : Runs();
+    out.items_.emplace_back(rle_of(runs, out.size_));
+  }
+  return out;
+}
+
 MaskTargets MaskTargets::select(const std::vector<int64_t>& index) const {
   MaskTargets out(size_);
   out.items_.reserve(index.size());
@@ -157,6 +185,31 @@ std::vector<int64_t> MaskTargets::areas() const {
   out.reserve(items_.size());
   for (const Runs& runs : runs_on("MaskTargets.areas", *this, size_))
     out.push_back(kernels::moments(runs, size_.height).area);
+  return out;
+}
+
+std::vector<std::array<double, 4>> MaskTargets::boxes() const {
+  std::vector<std::array<double, 4>> out;
+  out.reserve(items_.size());
+  for (const Item& item : items_) {
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    std::array<double, 4> box = {infinity, infinity, -infinity, -infinity};
+    const auto cover = [&](double x1, double y1, double x2, double y2) {
+      box = {std::min(box[0], x1), std::min(box[1], y1), std::max(box[2], x2), std::max(box[3], y2)};
+    };
+    if (const Polygons* polygons = std::get_if<Polygons>(&item)) {
+      for (const auto& polygon : *polygons)
+        for (size_t i = 0; i + 1 < polygon.size(); i += 2)
+          cover(polygon[i], polygon[i + 1], polygon[i], polygon[i + 1]);
+    } else {
+      kernels::for_each_piece(runs_of(item, size_), size_.height,
+                              [&](int64_t x, int64_t top, int64_t bottom) {
+                                cover(static_cast<double>(x), static_cast<double>(top),
+                                      static_cast<double>(x + 1), static_cast<double>(bottom));
+                              });
+    }
+    out.push_back(box[0] <= box[2] ? box : std::array<double, 4>{});
+  }
   return out;
 }
 

@@ -63,6 +63,17 @@ TEST(ParseArgs, SizesAndLimits) {
   EXPECT_NE(usage_error({"m", "a.png", "--short-side", "0"}), "");
 }
 
+TEST(ParseArgs, ModelMayBeAnOption) {
+  for (const auto& arguments : std::vector<std::vector<std::string>>{
+           {"--model", "m", "a.png", "b.png"}, {"a.png", "b.png", "--model=m"}, {"m", "a.png", "b.png"}}) {
+    const InferArgs args = parse_args(arguments);
+    EXPECT_EQ(args.model, "m");
+    EXPECT_EQ(args.inputs, (std::vector<std::string>{"a.png", "b.png"}));
+  }
+  EXPECT_EQ(usage_error({"--model", "m"}), "no image or folder given; see instseg-infer --help");
+  EXPECT_EQ(usage_error({"a.png", "--model="}), "--model needs a value");
+}
+
 TEST(ParseArgs, DoubleDashEndsOptions) {
   const InferArgs args = parse_args({"m", "--", "--score"});
   EXPECT_EQ(args.inputs, (std::vector<std::string>{"--score"}));

@@ -6,8 +6,10 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
@@ -52,6 +54,7 @@ class TinyModel : public Model {
     register_buffer("count", at::zeros({}, at::kLong));
   }
   NamedTensors losses(const ImageBatch&, const std::vector<Targets>&) override { return {}; }
+  at::Tensor normalizers(const ImageBatch&, const std::vector<Targets>&) override { return {}; }
   std::vector<Instances> detect(const ImageBatch&) override { return {}; }
   NamedTensors intermediates(const ImageBatch&) override { return {}; }
   void lower(at::ScalarType) override {}
@@ -334,6 +337,72 @@ TEST(LoadModel, RestoresASavedModel) {
     EXPECT_EQ(before[i].first, after[i].first);
     EXPECT_TRUE(at::equal(before[i].second, after[i].second)) << before[i].first;
   }
+}
+
+// ---- Half precision ----
+
+std::string message_of_saving(const TinyModel& model, const std::string& dtype) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "m";
+  const std::string text = error_of([&] { save_model(path, model, "{}", dtype); });
+  EXPECT_EQ(std::filesystem::exists(path), text == "no error");
+  const std::string prefix = "[save_model] " + path + ": ";
+  return text.rfind(prefix, 0) == 0 ? text.substr(prefix.size()) : text;
+}
+
+TEST(SaveHalf, ParametersAreRoundedAndBuffersStay) {
+  const TemporaryFolder folder;
+  auto config = small_model_config();
+  config.backbone.norm = "bn";
+  config.backbone.freeze = 1;  // its norms hold their weights in buffers
+  const auto model = make_model(config);
+  model->named_buffers()["backbone.stage1.0.project.norm.num_batches_tracked"].fill_(12345678901);
+  model->named_buffers()["backbone.stage1.0.project.norm.running_var"].fill_(123456.78);
+  save_model(folder / "half", *model, R"({"epochs":1})", "float16");
+  save_model(folder / "whole", *model);
+  EXPECT_LT(std::filesystem::file_size(folder / "half"), 0.6 * std::filesystem::file_size(folder / "whole"));
+  const ModelFile file = read_model_file(folder / "half");
+  EXPECT_EQ(file.summary, R"({"epochs":1})");
+  const auto loaded = load_model(folder / "half");
+  const auto parameters = model->named_parameters();
+  const NamedTensors before = state_of(*model), after = state_of(*loaded);
+  ASSERT_EQ(before.size(), file.tensors.size());
+  for (size_t i = 0; i < before.size(); ++i) {
+    const auto& [name, value] = before[i];
+    const bool parameter = parameters.contains(name);
+    EXPECT_EQ(file.tensors[i].first, name);
+    EXPECT_EQ(file.tensors[i].second.scalar_type(), parameter ? at::kHalf : value.scalar_type()) << name;
+    EXPECT_EQ(after[i].second.scalar_type(), value.scalar_type()) << name;
+    const at::Tensor expected = parameter ? value.to(at::kHalf).to(at::kFloat) : value;
+    EXPECT_TRUE(at::equal(after[i].second, expected)) << name;
+  }
+}
+
+TEST(SaveHalf, WritingAgainGivesTheSameBytes) {
+  const TemporaryFolder folder;
+  save_model(folder / "a", *make_model(small_model_config()), "{}", "float16");
+  save_model(folder / "b", *load_model(folder / "a"), "{}", "float16");
+  EXPECT_EQ(testing::read_bytes(folder / "a"), testing::read_bytes(folder / "b"));
+}
+
+TEST(SaveHalf, ValuesOutOfRangeAreRefusedByName) {
+  TinyModel model{ModelConfig()};
+  const c10::NoGradGuard no_grad;
+  at::Tensor weight = model.named_parameters()["weight"];
+  weight[1][2] = 65519;  // rounds to 65504
+  EXPECT_EQ(message_of_saving(model, "float16"), "no error");
+  weight[1][2] = -65520;
+  EXPECT_EQ(message_of_saving(model, "float16"),
+            "parameter 'weight' holds -65520, beyond the 65504 that float16 can hold; save as float32");
+  EXPECT_EQ(message_of_saving(model, "float32"), "no error");
+  weight[1][2] = std::numeric_limits<double>::infinity();  // was lost before
+  weight[0][0] = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(message_of_saving(model, "float16"), "no error");
+}
+
+TEST(SaveHalf, OtherTypesAreRefused) {
+  EXPECT_EQ(message_of_saving(TinyModel{ModelConfig()}, "half"),
+            "dtype 'half' is not one of float32, float16");
 }
 
 TEST(LoadModel, NamesFileAndTensorsThatDoNotFit) {

@@ -161,10 +161,10 @@ TEST(ColorSimilarity, EveryRowCountsWhenNoneIsRemoved) {
 
 TEST(ProjectionLoss, IsTheDiceOfBothProjections) {
   at::manual_seed(2);
-  const auto m = at::rand({2, 5, 7});
+  const auto logits = at::randn({2, 5, 7}), m = logits.sigmoid();
   auto boxes = at::zeros({2, 5, 7});
   boxes[0].narrow(0, 1, 3).narrow(1, 2, 4).fill_(1);
-  const auto losses = projection_loss(m, boxes, 1e-5);
+  const auto losses = projection_loss(logits, boxes, 1e-5);
   ASSERT_EQ(losses.sizes(), at::IntArrayRef({2}));
   for (int64_t i = 0; i < 2; ++i) {
     double expected = 0;
@@ -185,7 +185,7 @@ TEST(ProjectionLoss, IsTheDiceOfBothProjections) {
     }
     EXPECT_NEAR(losses[i].item<double>(), expected, 1e-6);
   }
-  EXPECT_NEAR(projection_loss(boxes, boxes, 1e-5)[0].item<double>(), 0, 1e-5);
+  EXPECT_NEAR(projection_loss(200 * boxes - 100, boxes, 1e-5)[0].item<double>(), 0, 1e-5);
 }
 
 /** Logits, similarities and boxes of two masks of 5 x 6, in double. */

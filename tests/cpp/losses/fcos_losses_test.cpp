@@ -65,9 +65,12 @@ double binary_cross_entropy(double logit, double target) {
   return -(target * std::log(p) + (1 - target) * std::log(1 - p));
 }
 
-NamedTensors run(const Scene& scene, const ModelConfig& config, at::Tensor moving = {}) {
-  const ReduceMean identity = [](const at::Tensor& v) { return v; };
-  return fcos_losses(scene.outputs, scene.targets, {config, scene.levels, identity, std::move(moving)});
+NamedTensors run(const Scene& scene, const ModelConfig& config, at::Tensor moving = {},
+                 bool begins_step = true) {
+  const auto positives = at::tensor(scene.positives);
+  return fcos_losses(
+      scene.outputs, scene.targets, positives,
+      {config, scene.levels, fcos_normalizers(scene.targets, positives), std::move(moving), begins_step});
 }
 
 TEST(FcosLosses, IouQualityEqualsTheFormula) {
@@ -133,6 +136,8 @@ TEST(FcosLosses, ClassNormalisers) {
   const auto moving = at::full({}, 100.0);
   testing::expect_near(run(scene, config, moving)[0].second * (0.9 * 100 + 0.1 * 3), sum, 1e-5);
   EXPECT_NEAR(moving.item<float>(), 90.3, 1e-4);
+  run(scene, config, moving, /*begins_step=*/false);
+  EXPECT_NEAR(moving.item<float>(), 90.3, 1e-4);  // once a step, however many micro-batches it has
 }
 
 }  // namespace

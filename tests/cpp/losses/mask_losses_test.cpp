@@ -15,54 +15,6 @@
 namespace instseg {
 namespace {
 
-TEST(DiceLoss, EqualsTheFormula) {
-  at::manual_seed(1);
-  const auto p = at::rand({3, 4, 5}), g = at::rand({3, 4, 5}).gt(0.6).to(at::kFloat);
-  for (const double eps : {1e-5, 2.0}) {
-    const auto losses = dice_loss(p, g, eps);
-    ASSERT_EQ(losses.sizes(), at::IntArrayRef({3}));
-    for (int64_t i = 0; i < 3; ++i) {
-      double overlap = 0, squares = 0;
-      for (int64_t k = 0; k < 20; ++k) {
-        const double a = p[i].flatten()[k].item<double>(), b = g[i].flatten()[k].item<double>();
-        overlap += a * b;
-        squares += a * a + b * b;
-      }
-      EXPECT_NEAR(losses[i].item<double>(), 1 - 2 * overlap / (squares + eps), 1e-6);
-    }
-  }
-}
-
-TEST(DiceLoss, OfEqualAndOfDisjointMasks) {
-  const auto mask = at::tensor({0.f, 1.f, 1.f, 0.f}).view({1, 2, 2});
-  EXPECT_NEAR(dice_loss(mask, mask, 1e-5).item<double>(), 0, 1e-5);
-  EXPECT_EQ(dice_loss(1 - mask, mask, 1e-5).item<double>(), 1.0);
-  EXPECT_EQ(dice_loss(at::zeros({1, 2, 2}), at::zeros({1, 2, 2}), 1e-5).item<double>(), 1.0);
-}
-
-TEST(DiceLoss, GradientEqualsTheQuotientRule) {
-  at::manual_seed(2);
-  const auto p = at::rand({1, 6}, at::kDouble).requires_grad_();
-  const auto g = at::rand({1, 6}, at::kDouble).gt(0.5).to(at::kDouble);
-  dice_loss(p, g, 0.5).sum().backward();
-  const c10::AutoGradMode no_grad(false);
-  const auto overlap = (p * g).sum(), total = p.square().sum() + g.sum() + 0.5;
-  testing::expect_near(p.grad(), -2 * (g * total - overlap * 2 * p) / total.square(), 1e-12);
-}
-
-TEST(MeanOrZero, IsTheMean) { EXPECT_FLOAT_EQ(mean_or_zero(at::tensor({1.f, 2.f, 6.f})).item<float>(), 3.f); }
-
-TEST(MeanOrZero, OfNothingIsAZeroWithGradient) {
-  const auto weight = at::full({3}, 2.0).requires_grad_();
-  const auto nothing = weight.narrow(0, 0, 0) * 5;
-  const auto zero = mean_or_zero(nothing);
-  EXPECT_EQ(zero.dim(), 0);
-  EXPECT_EQ(zero.item<float>(), 0.f);
-  zero.backward();
-  ASSERT_TRUE(weight.grad().defined());
-  EXPECT_TRUE(weight.grad().equal(at::zeros({3})));
-}
-
 double focal(double logit, bool positive, double alpha, double gamma) {
   const double p = 1 / (1 + std::exp(-logit)), correct = positive ? p : 1 - p;
   return -(positive ? alpha : 1 - alpha) * std::pow(1 - correct, gamma) * std::log(correct);

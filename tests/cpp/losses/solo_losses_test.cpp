@@ -39,13 +39,11 @@ struct Case {
   /** Cell by cell and class by class, in double. */
   double twin() const {
     double sum = 0;
-    int64_t positives = 0;
     for (size_t level = 0; level < logits.size(); ++level) {
       const int64_t s = logits[level].size(2);
       for (int64_t i = 0; i < 2 * s * s; ++i) {
         const int64_t image = i / (s * s), row = i / s % s, column = i % s;
         const auto label = targets[level].labels[image][row][column].item<int64_t>();
-        positives += label < kClasses ? 1 : 0;
         for (int64_t c = 0; c < kClasses; ++c) {
           const auto z = logits[level][image][c][row][column].item<double>() * (c == label ? 1 : -1);
           const double p = 1 / (1 + std::exp(-z)), weight = c == label ? 0.3 : 0.7;  // p of what is true
@@ -53,7 +51,7 @@ struct Case {
         }
       }
     }
-    return sum / static_cast<double>(positives + 1);
+    return sum;
   }
 };
 
@@ -84,6 +82,15 @@ TEST(SoloCategoryLoss, LayoutOfTheLogitsDoesNotMatter) {
   auto turned = given;
   for (auto& map : turned.logits) map = map.contiguous(at::MemoryFormat::ChannelsLast);
   EXPECT_EQ(turned.value().item<float>(), given.value().item<float>());
+}
+
+TEST(SoloNormalizers, CountCellsAndMasksOfAllLevels) {
+  auto targets = Case(true).targets;
+  targets[0].cells = at::zeros({2}, at::kLong);
+  targets[1].cells = at::zeros({3}, at::kLong);  // SOLOv2: an object may have lost its label to another
+  const auto counts = solo_normalizers(targets, kClasses);
+  EXPECT_EQ(counts[0].item<float>(), 3);
+  EXPECT_EQ(counts[1].item<float>(), 5);
 }
 
 }  // namespace

@@ -49,6 +49,36 @@ TEST(MaskTargets, ResizedAndFlipped) {
   EXPECT_NE(masks.flipped(), masks);
 }
 
+TEST(MaskTargets, Cropped) {
+  MaskTargets masks({20, 30});
+  masks.add(kSquare);
+  at::Tensor bitmap = at::zeros({20, 30}, at::kByte);
+  bitmap.narrow(0, 3, 5).narrow(1, 2, 7).fill_(1);
+  masks.add(rle_encode(bitmap));
+  masks.add(Polygons{{20, 10, 29, 10, 29, 19, 20, 19}});
+  const MaskTargets part = masks.cropped({4, 5, 10, 8});
+  EXPECT_EQ(part.image_size(), (ImageSize{8, 10}));
+  EXPECT_EQ(part.areas(), (std::vector<int64_t>{15, 15, 0}));
+  EXPECT_TRUE(
+      same(rle_decode(std::get<Rle>(part.items()[1])), bitmap.narrow(0, 5, 8).narrow(1, 4, 10).contiguous()));
+  const std::array<double, 4> expected = {0, 0, 5, 3};
+  EXPECT_EQ(part.boxes(), (std::vector<std::array<double, 4>>{expected, expected, {}}));
+  EXPECT_EQ(masks.cropped({0, 0, 30, 20}), masks);
+  expect_error<ValueError>([&] { masks.cropped({21, 0, 10, 5}); },
+                           "at x 21, y 0 is not in the 30 x 20 image");
+  expect_error<ValueError>([&] { masks.cropped({0, 0, 0, 5}); }, "0 x 5 pixels");
+}
+
+// A U whose arms the border separates: two rings, and no vertex outside of the intersection.
+TEST(MaskTargets, CroppedIntoParts) {
+  MaskTargets masks({20, 30});
+  masks.add(Polygons{{2, 1, 6, 1, 6, 11, 14, 11, 14, 4, 18, 4, 18, 15, 2, 15}});
+  const MaskTargets part = masks.cropped({0, 0, 30, 10});
+  EXPECT_EQ(std::get<Polygons>(part.items()[0]).size(), 2);
+  EXPECT_EQ(part.areas(), (std::vector<int64_t>{4 * 9 + 4 * 6}));
+  EXPECT_EQ(masks.cropped({7, 0, 23, 10}).boxes()[0], (std::array<double, 4>{7, 4, 11, 10}));
+}
+
 TEST(MaskTargets, Select) {
   MaskTargets masks({20, 30});
   masks.add(kSquare);

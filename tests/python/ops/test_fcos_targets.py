@@ -76,3 +76,30 @@ def test_location_exactly_on_the_center_region(rule: str) -> None:
     assert not is_positive(20, [10.0, 2.0, 30.0, 62.0], 0, 64, config)  # center y 32
     assert not is_positive(20, [20.0, 10.0, 30.0, 30.0], 0, 64, config)  # on the left side
     assert not is_positive(20, [10.0, 10.0, 20.0, 30.0], 0, 64, config)  # on the right side
+
+
+def test_memory_does_not_grow_with_the_objects() -> None:
+    """No tensor of locations x objects: with 300 objects nothing but the result is allocated."""
+    objects, images = 300, 2
+    shapes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
+    bounds = [(-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8)]
+    levels = [
+        ops.TargetLevel(ops.LocationGrid(*shape, 8 << i, 8 << i, 4 << i), 8 << i, *bounds[i])
+        for i, shape in enumerate(shapes)
+    ]
+    torch.manual_seed(0)
+    corner, size = torch.rand(images, objects, 2) * 700, torch.rand(images, objects, 2) * 300 + 4
+    targets = [
+        ops.Targets(torch.cat([a, a + b], 1), torch.zeros(objects, dtype=torch.int64))
+        for a, b in zip(corner, size, strict=True)
+    ]
+    with torch.profiler.profile(profile_memory=True) as profile:
+        found = ops.fcos_targets(levels, targets, NUM_CLASSES, TargetConfig())
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    locations = images * sum(height * width for height, width in shapes)
+    assert (found.gt_index >= 0).sum() > 1000
+    result = locations * (8 + 4 * 4 + 8)  # labels, reg, gt_index
+    inputs = images * objects * (4 * 4 + 8)  # boxes and labels in one piece
+    assert max(sizes) == locations * 16
+    assert sum(size for size in sizes if size > 0) <= result + inputs + 4096
