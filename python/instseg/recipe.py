@@ -3,21 +3,31 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from instseg._recipe_files import (
+    BUNDLED,
+    bundled_recipes,
+    expand,
+    find,
+    merge,
+    read,
+    split_of,
+    whole_prefix,
+    yaml_value,
+)
 
 if TYPE_CHECKING:
     from instseg import ModelConfig
     from instseg.data import CocoDataset
 
-BUNDLED = Path(__file__).parent / "recipes"
+__all__ = ["BUNDLED", "Recipe", "bundled_recipes", "load_recipe", "parse_recipe"]
 
 _PositiveInt = Annotated[int, Field(gt=0)]
 _NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -30,10 +40,43 @@ class _Section(BaseModel):
 
 
 class SplitRecipe(_Section):
-    """A COCO JSON file and its image folder. Relative paths start at the current directory."""
+    """A COCO JSON file and its image folder. Relative paths start at the current directory.
+
+    Short forms are the texts ``JSON`` and ``JSON:DIR``; without DIR the images are in the folder ``images``
+    beside the JSON file, or if there is none, in the folder of the JSON file.
+    """
 
     annotations: str = ""
     images: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return split_of(value) if isinstance(value, str) or value is None else value
+
+
+class CropRecipe(_Section):
+    """A random part of the image that touches a random object, before everything else (Augmentation.crop).
+
+    Short forms are ``true`` and ``false``.
+    """
+
+    enabled: bool = False
+    min_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9  # of the height and, drawn anew, of the width
+    max_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> CropRecipe:
+        if self.min_fraction > self.max_fraction:
+            raise ValueError(
+                f"min_fraction {self.min_fraction} is greater than max_fraction {self.max_fraction}"
+            )
+        return self
 
 
 class DataRecipe(_Section):
@@ -46,9 +89,12 @@ class DataRecipe(_Section):
         "choice"  # range: short_sides are the two inclusive bounds
     )
     long_side: _PositiveInt = 1333  # px, upper bound
+    crop: CropRecipe = CropRecipe()
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5  # probability of mirroring
     workers: _NonNegativeInt = 2  # processes that prepare batches; 0: none
     filter_empty: bool = True  # train on images with objects only
+    # Parsed annotation files are kept in this folder; true: in the user's cache folder; false: nowhere
+    cache: bool | str = True
 
     @model_validator(mode="after")
     def _check(self) -> DataRecipe:
@@ -63,11 +109,23 @@ class DataRecipe(_Section):
         return self
 
 
+class LayerRecipe(_Section):
+    """Settings of the parameters whose names begin alike."""
+
+    lr_factor: _PositiveFloat = 1.0  # multiplies the learning rate, further to bias_lr_factor
+    weight_decay: _NonNegativeFloat | None = None  # of all of them; None: as without this entry
+    freeze: bool = False  # keep the values
+
+
 class SolverRecipe(_Section):
     """SGD and its schedule."""
 
     base_lr: _PositiveFloat = 0.01
-    batch_size: _PositiveInt = 16
+    batch_size: _PositiveInt = 16  # images of one optimiser step, over all workers and micro-batches
+    micro_batch: _PositiveInt | None = None  # images of one forward pass of one worker; None: all it has
+    # The batch size that base_lr, iterations, milestones and warmup_iterations are meant for; None: any.
+    reference_batch: _PositiveInt | None = None
+    auto_scale: bool = True  # adapt them when batch_size is another one than reference_batch
     iterations: _PositiveInt = 90000
     milestones: list[_PositiveInt] = [60000, 80000]  # iterations from which gamma applies once more
     gamma: _PositiveFloat = 0.1
@@ -82,6 +140,17 @@ class SolverRecipe(_Section):
     warmup_iterations: _NonNegativeInt = 1000
     warmup_factor: Annotated[float, Field(ge=0, le=1)] = 0.001
     clip_norm: _PositiveFloat | None = None  # global L2 norm of the gradient
+    layers: dict[str, LayerRecipe] = {}  # by prefix of the parameters' names; the longest one counts
+    amp: Literal["none", "bf16", "fp16"] = "none"  # precision of the network; true means bf16
+    # Decay of the moving average of the weights, which is then evaluated and saved; None: no average.
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    channels_last: bool = True  # memory layout of convolution weights, hence of feature maps
+    sync_bn: bool = False  # trained batch norms use the statistics of all workers
+
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _amp_switch(cls, value: object) -> object:
+        return ("bf16" if value else "none") if isinstance(value, bool) else value
 
     @field_validator("milestones")
     @classmethod
@@ -89,6 +158,23 @@ class SolverRecipe(_Section):
         if value != sorted(set(value)):
             raise ValueError(f"{value} is not strictly ascending")
         return value
+
+    @model_validator(mode="after")
+    def _divisible(self) -> SolverRecipe:
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class WandbRecipe(_Section):
+    """A run of Weights & Biases, through its own package."""
+
+    project: Annotated[str, Field(min_length=1)]
+    name: str | None = None  # None: the recipe's name
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = []
+    mode: Literal["online", "offline", "disabled"] | None = None  # None: as WANDB_MODE says, else online
 
 
 class Recipe(_Section):
@@ -103,6 +189,9 @@ class Recipe(_Section):
     checkpoint_every: _PositiveInt = 5000  # iterations
     keep_checkpoints: _PositiveInt = 2  # newest ones on disk
     log_every: _PositiveInt = 20  # iterations
+    tensorboard: bool = True
+    wandb: WandbRecipe | None = None
+    pictures_every: _NonNegativeInt = 1000  # iterations between pictures of a training batch; 0: no pictures
     seed: _NonNegativeInt = 0
     device: str = "auto"  # "auto": CUDA when there is one; "cpu", "cuda", "cuda:1", ...
 
@@ -127,16 +216,11 @@ class Recipe(_Section):
             fields["class_names"] = list(dataset.class_names)
             fields["category_ids"] = list(dataset.category_ids)
         try:
-            config = ModelConfig.from_dict(_merge(values, fields))
+            config = ModelConfig.from_dict(merge(values, fields))
         except TypeError as error:
             raise ValueError(str(error)) from None
         config.check()
         return config
-
-
-def bundled_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in BUNDLED.glob("*.yaml") if not path.name.startswith("_"))
 
 
 def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -151,7 +235,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
         OSError: the file does not exist or cannot be read.
         ValueError: one line naming the field, its value and what is wrong.
     """
-    values = _read(_find(os.fspath(name_or_path), None), ())
+    values = read(find(os.fspath(name_or_path), None), ())
     for override in overrides:
         _apply(values, override)
     recipe = parse_recipe(values)
@@ -182,18 +266,28 @@ def _short(value: object) -> str:
 def _known_fields(section: type[BaseModel]) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name, field in section.model_fields.items():
-        nested = field.annotation
-        is_section = isinstance(nested, type) and issubclass(nested, BaseModel)
-        known[name] = _known_fields(nested) if is_section else None  # type: ignore[arg-type]
+        nested = _section_of(field.annotation)
+        known[name] = None if nested is None else _known_fields(nested)
+        if known[name] is not None and get_origin(field.annotation) is dict:
+            known[name] = {_ANY: known[name]}
     return known
 
 
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section in a field's type: X, X | None or dict[str, X]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_of(part))), None)
+
+
+_ANY = "*"  # stands for every key of a mapping whose keys are the user's
 _KNOWN = _known_fields(Recipe)
 
 
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
     """Raises ValueError for the first key that ``known`` has not, with the closest name."""
     for key, value in values.items():
+        known = known if _ANY not in known else {**known, str(key): known[_ANY]}
         if key not in known:
             close = difflib.get_close_matches(f"{prefix}{key}", _dotted(known, prefix), 1, 0.6)
             # A right name at a wrong place: solver.base_lr given as base_lr.
@@ -213,85 +307,20 @@ def _dotted(known: Mapping[str, Any], prefix: str) -> list[str]:
     return names
 
 
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` on top, mappings merged key by key."""
-    merged = copy.deepcopy(dict(base))
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merge(old, value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def _find(name: str, beside: Path | None) -> Path:
-    """File of a recipe's name or path; ``beside`` is the recipe that refers to it."""
-    candidates = [Path(name), BUNDLED / f"{name}.yaml"]
-    if beside is not None:
-        candidates = [beside.parent / name, beside.parent / f"{name}.yaml", BUNDLED / f"{name}.yaml"]
-    for path in candidates:
-        if path.is_file():
-            return path
-    where = f" (base of '{beside}')" if beside is not None else ""
-    if name.endswith((".yaml", ".yml")) or os.sep in name:
-        raise FileNotFoundError(f"[load_recipe] recipe file '{name}'{where} does not exist")
-    names = bundled_recipes()
-    close = difflib.get_close_matches(name, names, 3, 0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else f"recipes are {', '.join(names)}"
-    raise ValueError(f"[load_recipe] no recipe '{name}'{where}; {hint}")
-
-
-def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
-    if path in chain:
-        raise ValueError(f"[load_recipe] '{path}' is its own base")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"[load_recipe] '{path}' is not YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"[load_recipe] '{path}' does not hold a mapping of recipe fields")
-    _normalise_model(values)
-    base = values.pop("base", None)
-    values.setdefault("name", path.stem)
-    if base is None:
-        return values
-    return _merge(_read(_find(str(base), path), (*chain, path)), values)
-
-
-def _normalise_model(values: dict[str, Any]) -> None:
-    """``model: NAME`` is short for ``model: {preset: NAME}``, so that both merge alike."""
-    if isinstance(values.get("model"), str):
-        values["model"] = {"preset": values["model"]}
-
-
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ValueError(f"[load_recipe] '{override}' is not of the form key=value")
     try:
-        value = _yaml_value(text)
+        value = yaml_value(text)
     except yaml.YAMLError:
         raise ValueError(f"[load_recipe] the value of '{override}' is not YAML") from None
-    if parts == ["model"] and isinstance(value, str):
-        parts = ["model", "preset"]
+    if parts[:2] == ["solver", "layers"]:
+        parts = whole_prefix(parts, isinstance(value, dict))
     changes: Any = value
     for part in reversed(parts):
         changes = {part: changes}
+    expand(changes)
     _check_keys(changes, _KNOWN, "")
-    values.update(_merge(values, changes))
-
-
-def _yaml_value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str) and value[:1] in "+-.0123456789":
-        # YAML 1.1 reads 1e-4 as text for want of a dot.
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    values.update(merge(values, changes))

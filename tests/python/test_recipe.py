@@ -9,7 +9,7 @@ import pytest
 
 from instseg import find_preset, presets
 from instseg.data import CocoDataset
-from instseg.recipe import Recipe, bundled_recipes, load_recipe, parse_recipe
+from instseg.recipe import BUNDLED, Recipe, bundled_recipes, load_recipe, parse_recipe
 
 MS = [640, 672, 704, 736, 768, 800]
 RT = list(range(256, 609, 32))
@@ -69,6 +69,73 @@ SOLO = {
 }
 
 
+# Rows of the papers without weights: the same without name of their own among the presets, and the preset
+UNRELEASED = {
+    "solo_R50_6x": (540000, [480000, 520000], MS, 1333, R50, "solo_R50_3x"),
+    "solo_R101_6x": (540000, [480000, 520000], MS, 1333, R101, "solo_R101_3x"),
+    "condinst_R_50_1x": (90000, [60000, 80000], [800], 1333, "R-50.pkl", "condinst_MS_R_50_1x"),
+    "blendmask_R_50_1x_single_scale": (90000, [60000, 80000], [800], 1333, "R-50.pkl", "blendmask_R_50_1x"),
+}
+# CondInst's ablations: depth, width and input of the mask head
+ABLATIONS = {
+    "depth_1": {"head_depth": 1},
+    "depth_2": {"head_depth": 2},
+    "depth_4": {"head_depth": 4},
+    "width_2": {"head_width": 2},
+    "width_4": {"head_width": 4},
+    "width_16": {"head_width": 16},
+    "no_coordinates": {"coordinates": "none"},
+    "no_features": {"mask_channels": 0},
+    "absolute_coordinates": {"coordinates": "absolute"},
+}
+# Bases of the rows with deformable layers: iterations, milestones, bounds of the short side, long side
+DEFORMABLE = {
+    "_dcni3_5x": (400000, [280000, 360000], [640, 864], 1440),
+    "_dcni3_550_5x": (270000, [210000, 250000], [440, 594], 990),
+}
+SMALL = ("nuclei_", "penn_fudan_")  # recipes of our own
+
+
+@pytest.mark.parametrize("name", UNRELEASED)
+def test_rows_without_weights(name):
+    recipe = load_recipe(name)
+    solver, data = recipe.solver, recipe.data
+    *expected, preset = UNRELEASED[name]
+    found = [solver.iterations, solver.milestones, data.short_sides, data.long_side, recipe.weights]
+    assert found == expected and recipe.name == name
+    assert recipe.model_settings() == find_preset(preset).config
+    same = load_recipe(preset)
+    ours, theirs = (one.solver.model_dump(exclude={"iterations", "milestones"}) for one in (recipe, same))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_of_condinst(name):
+    recipe, base = load_recipe(f"condinst_ablation_{name}"), load_recipe("condinst_MS_R_50_1x")
+    assert (recipe.solver, recipe.data, recipe.weights) == (base.solver, base.data, base.weights)
+    config = base.model_settings()
+    for field, value in ABLATIONS[name].items():
+        assert getattr(config.condinst, field) != value
+        setattr(config.condinst, field, value)
+    assert recipe.model_settings() == config
+
+
+@pytest.mark.parametrize("name", DEFORMABLE)
+def test_bases_with_crop(name):
+    recipe = load_recipe(BUNDLED / f"{name}.yaml")
+    solver, data = recipe.solver, recipe.data
+    found = (solver.iterations, solver.milestones, data.short_sides, data.long_side)
+    assert found == DEFORMABLE[name] and data.short_side_sampling == "range"
+    assert data.crop.enabled and (data.crop.min_fraction, data.crop.max_fraction) == (0.9, 1.0)
+    assert (solver.base_lr, solver.batch_size, solver.warmup_iterations, data.flip) == (0.01, 16, 1000, 0.5)
+
+
+def test_every_recipe_is_in_a_table():
+    ablations = {f"condinst_ablation_{name}" for name in ABLATIONS}
+    named = {*PUBLISHED, *SOLO, *UNRELEASED, *ablations}
+    assert {name for name in bundled_recipes() if not name.startswith(SMALL)} == named
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipes(name):
     recipe = load_recipe(name)
@@ -81,6 +148,7 @@ def test_published_recipes(name):
     assert (solver.warmup_iterations, solver.warmup_factor, solver.clip_norm) == (1000, factor, None)
     assert (solver.warmup, solver.weight_decay_bias) == ("linear", None)
     assert (data.short_side_sampling, data.flip, data.filter_empty) == ("choice", 0.5, True)
+    assert not data.crop.enabled
     assert recipe.name == name
     assert recipe.model_settings() == find_preset(name).config
 
@@ -97,6 +165,7 @@ def test_published_recipes_of_solo(name):
     assert (solver.clip_norm, solver.bias_lr_factor) == (35, 1.0)
     assert (solver.warmup, solver.warmup_iterations) == ("linear", 500)
     assert (data.short_side_sampling, data.flip, data.filter_empty) == ("choice", 0.5, True)
+    assert not data.crop.enabled
     assert recipe.name == name
     assert recipe.model_settings() == find_preset(name).config
 
@@ -215,6 +284,12 @@ def test_overrides_have_yaml_values_and_dotted_keys():
         ("data.short_side_sampling=range", "data: short_sides [800] must be [low, high]"),
         ("data.long_side=700", "data: long_side 700 is less than the short side 800"),
         ("data.flip=1.5", "data.flip"),
+        ("data.train=[a.json]", "data.train: Input should be a valid dictionary"),
+        ("data.crop.min_fraction=0", "data.crop.min_fraction: Input should be greater than 0, got 0"),
+        ("data.crop.max_fraction=0.5", "data.crop: min_fraction 0.9 is greater than max_fraction 0.5"),
+        ("data.crop.fraction=0.5", "unknown key 'data.crop.fraction'; did you mean 'data.crop."),
+        ("data.crop=often", "data.crop: Input should be a valid dictionary"),
+        ("data.cache=[]", "data.cache"),
         ("solver.base_lr", "is not of the form key=value"),
         ("solver..base_lr=1", "is not of the form key=value"),
         ("solver.milestones=[1", "is not YAML"),
@@ -224,6 +299,49 @@ def test_errors_are_one_line_and_name_the_field(override, message):
     with pytest.raises(ValueError) as caught:
         load_recipe("fcos_R_50_1x", [override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_short_forms_of_data(tmp_path: Path):
+    (tmp_path / "a" / "images").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    beside, alone = tmp_path / "a" / "train.json", tmp_path / "b" / "val.json"
+    recipe = load_recipe("fcos_R_50_1x", [f"data.train={beside}", f"data.val={alone}"])
+    assert (recipe.data.train.annotations, recipe.data.train.images) == (
+        str(beside),
+        str(tmp_path / "a/images"),
+    )
+    assert (recipe.data.val.annotations, recipe.data.val.images) == (str(alone), str(tmp_path / "b"))
+    recipe = load_recipe("fcos_R_50_1x", ["data.train=x/y.json:some/folder", "data.val="])
+    assert (recipe.data.train.annotations, recipe.data.train.images) == ("x/y.json", "some/folder")
+    assert (recipe.data.val.annotations, recipe.data.val.images) == ("", "")
+    assert load_recipe("fcos_R_50_1x", ["data.train=y.json"]).data.train.images == "."
+    assert load_recipe("fcos_R_50_1x", ["data.train=c:d/y.json"]).data.train.annotations == "c:d/y.json"
+    # A field may be changed after, and a short form in a file replaces what its base says.
+    recipe = load_recipe("fcos_R_50_1x", ["data.train=y.json:z", "data.train.images=w"])
+    assert (recipe.data.train.annotations, recipe.data.train.images) == ("y.json", "w")
+    (tmp_path / "mine.yaml").write_text(
+        "base: fcos_R_50_1x\ndata: {train: 'y.json:z', val: null, crop: true}\n"
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert (recipe.data.train.annotations, recipe.data.train.images) == ("y.json", "z")
+    assert recipe.data.val.annotations == "" and recipe.data.crop.enabled
+    assert recipe.data.short_sides == [800]
+    assert Recipe.model_validate({"data": {"train": "y.json:z"}}).data.train.images == "z"
+
+
+def test_crop_and_cache_fields():
+    data = load_recipe("fcos_R_50_1x").data
+    assert data.cache is True and data.crop.model_dump() == {
+        "enabled": False, "min_fraction": 0.9, "max_fraction": 1.0
+    }  # fmt: skip
+    data = load_recipe(
+        "fcos_R_50_1x", ["data.crop=true", "data.crop.min_fraction=0.5", "data.cache=false"]
+    ).data
+    assert (data.crop.enabled, data.crop.min_fraction, data.cache) == (True, 0.5, False)
+    data = load_recipe(
+        "fcos_R_50_1x", ["data.crop.enabled=true", "data.crop=false", "data.cache=some/folder"]
+    ).data
+    assert (data.crop.enabled, data.cache) == (False, "some/folder")
 
 
 def test_unknown_recipes_and_files(tmp_path: Path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``instseg data check``."""
+"""``instseg data``: check, and what the modules beside this one add."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from instseg.cli import _data_convert, _data_stats
 from instseg.cli._common import check_file, check_folder, count, examples, progress_bar, to_json
 
 EXAMPLES = examples(
@@ -18,7 +19,12 @@ app = typer.Typer(
     help="Look after data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
-    epilog=EXAMPLES,
+    epilog=examples(
+        "instseg data check annotations/instances_train.json images/train/",
+        "instseg data stats annotations/instances_train.json images/train/",
+        "instseg data plot annotations/instances_train.json images/train/ --output plots/",
+        "instseg data convert lvis lvis_v1_val.json lvis_val.json",
+    ),
 )
 
 
@@ -59,6 +65,11 @@ def check(
             typer.echo(str(problem))
         typer.echo(f"{annotations}: {count(len(problems), 'problem')}")
     return 1 if problems else 0
+
+
+app.command("stats", epilog=_data_stats.STATS_EXAMPLES)(_data_stats.stats)
+app.command("plot", epilog=_data_stats.PLOT_EXAMPLES)(_data_stats.plot)
+app.add_typer(_data_convert.app, name="convert")
 
 
 def problem_row(problem: Any) -> dict[str, Any]:

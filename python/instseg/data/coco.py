@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from instseg.data.records import Annotation, ImageRecord, Problem, index_document, read_document
+from instseg.data.cache import Cache, load_index
+from instseg.data.index import ImageTable
+from instseg.data.records import Annotation, ImageRecord, Problem
 
 
 class CocoDataset:
@@ -26,6 +29,8 @@ class CocoDataset:
         filter_empty: leave out images without an object to train on.
         masks: read the segmentations too; annotations without a usable one are no training targets then.
         semantic: targets also hold a map of the classes' masks.
+        cache: folder that keeps the parsed file; True: the user's (``$XDG_CACHE_HOME/instseg`` or
+            ``~/.cache/instseg``), for files from 1 MiB on; False: none.
 
     Raises:
         OSError: the JSON file cannot be read, or ``images`` is no folder.
@@ -40,6 +45,7 @@ class CocoDataset:
         filter_empty: bool = False,
         masks: bool = False,
         semantic: bool = False,
+        cache: Cache = True,
     ) -> None:
         self.annotations_path = Path(annotations)
         self.image_dir = Path(images)
@@ -49,17 +55,18 @@ class CocoDataset:
             raise FileNotFoundError(f"[CocoDataset] image folder '{self.image_dir}' does not exist")
         self.masks = masks
         self.semantic = semantic
-        index = index_document(read_document(self.annotations_path), masks or semantic)
-        self.problems: list[Problem] = index.problems
-        self.category_ids: list[int] = sorted(index.categories)
-        self.class_names: list[str] = [index.categories[i] for i in self.category_ids]
+        self._index = load_index(self.annotations_path, masks or semantic, cache)
+        self.problems: list[Problem] = self._index.problems
+        self.category_ids: list[int] = sorted(self._index.categories)
+        self.class_names: list[str] = [self._index.categories[i] for i in self.category_ids]
         self._label_of = {category: label for label, category in enumerate(self.category_ids)}
-        self._annotations = index.annotations
-        self.images: list[ImageRecord] = [
-            image
-            for image in index.images
-            if not filter_empty or any(self._trains(a) for a in index.annotations.get(image.id, ()))
-        ]
+        arrays = self._index.arrays
+        trains = ~arrays["crowd"] & (arrays["has_mask"] | (not masks))
+        before = np.concatenate([[0], np.cumsum(trains)])
+        objects = before[arrays["first"][1:]] - before[arrays["first"][:-1]]
+        kept = np.flatnonzero(objects > 0) if filter_empty else np.arange(len(objects))
+        self.images: Sequence[ImageRecord] = ImageTable(self._index, kept)
+        self._num_objects = int(objects[kept].sum())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,19 +80,21 @@ class CocoDataset:
     @property
     def num_objects(self) -> int:
         """Training targets of the listed images; crowds are none."""
-        return sum(self._trains(a) for image in self.images for a in self.annotations(image.id))
+        return self._num_objects
 
     @property
     def has_masks(self) -> bool:
         """Whether masks were read and any object has one."""
-        return any(a.has_mask and not a.crowd for found in self._annotations.values() for a in found)
+        arrays = self._index.arrays
+        return bool((arrays["has_mask"] & ~arrays["crowd"]).any())
 
     def _trains(self, annotation: Annotation) -> bool:
         return not annotation.crowd and (annotation.has_mask or not self.masks)
 
     def annotations(self, image_id: int) -> list[Annotation]:
         """Usable annotations of an image, crowds included, in file order."""
-        return self._annotations.get(image_id, [])
+        position = self._index.position(image_id)
+        return [] if position is None else self._index.annotations(position)
 
     def path(self, i: int) -> Path:
         """Image file of entry ``i``."""

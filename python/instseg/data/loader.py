@@ -87,17 +87,26 @@ class _Batches(Dataset["Batch | str"]):
     """Maps (iteration, indices) to a Batch, or to an error message; runs inside the worker processes."""
 
     def __init__(
-        self, dataset: CocoDataset, augmentation: Augmentation, landscape: Sequence[bool], seed: int
+        self,
+        dataset: CocoDataset,
+        augmentation: Augmentation,
+        landscape: Sequence[bool],
+        seed: int,
+        share: tuple[int, int],
     ) -> None:
         self._dataset = dataset
         self._augmentation = augmentation
         self._landscape = np.asarray(landscape)
         self._seed = seed
+        self._share = share
 
     def __getitem__(self, request: tuple[int, list[int]]) -> Batch | str:
         iteration, indices = request
         batch = Batch(iteration, [], [], [])
-        for position, i in enumerate(indices):
+        number, count = self._share
+        size = len(indices) // count
+        for position in range(number * size, (number + 1) * size):
+            i = indices[position]
             if not self._add(batch, i, np.random.default_rng([self._seed, iteration, position])):
                 # An exception would reach the trainer wrapped in the worker's traceback.
                 return (
@@ -134,6 +143,7 @@ def training_batches(
     start: int,
     stop: int,
     workers: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Batches of the iterations ``start`` .. ``stop - 1``, in order.
 
@@ -143,15 +153,20 @@ def training_batches(
 
     Args:
         workers: processes that prepare batches; 0 prepares them in this process.
+        share: (n, of): only the n-th of so many equal parts of each batch is prepared, the very images that
+            are there in the whole batch.
 
-    Raises ValueError when the dataset is empty or one unreadable image follows the other.
+    Raises ValueError when the dataset is empty, ``batch_size`` is no multiple of the number of shares, or one
+    unreadable image follows the other.
     """
     if not len(dataset):
         raise ValueError(f"[training_batches] no images to train on in '{dataset.annotations_path}'")
+    if batch_size % share[1]:
+        raise ValueError(f"[training_batches] batch_size {batch_size} has no {share[1]} equal parts")
     landscape = [image.width > image.height for image in dataset.images]
     options: dict[str, Any] = {"num_workers": workers, "prefetch_factor": 4} if workers > 0 else {}
     loader: DataLoader[Batch | str] = DataLoader(
-        _Batches(dataset, augmentation, landscape, seed),
+        _Batches(dataset, augmentation, landscape, seed, share),
         sampler=_Plan(landscape, batch_size, seed, start, stop),
         batch_size=None,
         collate_fn=_identity,
