@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -27,6 +27,7 @@ class Checkpoint:
     recipe: dict[str, Any]
     config: dict[str, Any]
     progress: dict[str, Any]  # best metrics, seconds trained
+    step: dict[str, Any] = field(default_factory=dict)  # loss scale and moving average (Stepper)
 
 
 def random_state() -> dict[str, Any]:
@@ -45,20 +46,57 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Writes atomically, then removes all but the ``keep`` newest checkpoints of ``folder``."""
+    """Writes atomically, then removes all but the ``keep`` newest checkpoints of ``folder``.
+
+    Raises OSError when it cannot be written; nothing of it remains then, and the others are untouched.
+    """
     path = folder / f"checkpoint_{checkpoint.iteration:07d}.pt"
     temporary = path.with_suffix(f".tmp{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **vars(checkpoint)}, file)
+            _serialise({"format": FORMAT, **vars(checkpoint)}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(folder)
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _serialise(values: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(values, file)
+    except RuntimeError as error:
+        # torch's archive writer complains about its own state after the file refused the bytes.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in ``folder`` survive a power cut; file systems without that notion may refuse."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def size_of(value: Any) -> int:
+    """Bytes of the tensors in nested dicts and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    return sum(map(size_of, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -95,14 +133,3 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif left != right:
             found.append(f"{prefix}{key}: {left!r} -> {right!r}")
     return found
-
-
-__all__ = [
-    "Checkpoint",
-    "differences",
-    "list_checkpoints",
-    "load_checkpoint",
-    "random_state",
-    "restore_random_state",
-    "save_checkpoint",
-]

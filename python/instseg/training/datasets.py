@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from instseg.data import CocoDataset
+from instseg.data import CocoDataset, check_same_classes
 from instseg.evaluation import predicts_masks
 from instseg.recipe import Recipe, SplitRecipe
 
@@ -32,7 +32,7 @@ def training_data(recipe: Recipe) -> CocoDataset:
     settings = recipe.model_settings()
     masks, semantic = mask_needs(settings)
     split = recipe.data.train
-    data = _open(split, "data.train", recipe.data.filter_empty, masks, semantic)
+    data = _open(recipe, "data.train", recipe.data.filter_empty, masks, semantic)
     if masks and not data.has_masks:
         other = "train with condinst.supervision=boxes or " if settings.family == "condinst" else ""
         raise ValueError(
@@ -43,25 +43,38 @@ def training_data(recipe: Recipe) -> CocoDataset:
     return data
 
 
-def validation_data(recipe: Recipe) -> CocoDataset | None:
-    """The data to evaluate on, with masks where the model predicts them and the file has any."""
+def validation_data(recipe: Recipe, train: CocoDataset | None = None) -> CocoDataset | None:
+    """The data to evaluate on, with masks where the model predicts them and the file has any.
+
+    Raises ValueError when its classes are not those of ``train``; ids may differ, as names are compared.
+    """
     split = recipe.data.val
     if not split.annotations:
         return None
-    if predicts_masks(recipe.model_settings()):
-        data = _open(split, "data.val", False, True, False)
-        if data.has_masks:
-            return data
-    return _open(split, "data.val", False, False, False)
+    masks = predicts_masks(recipe.model_settings())
+    data = _open(recipe, "data.val", False, masks, False)
+    if masks and not data.has_masks:
+        data = _open(recipe, "data.val", False, False, False)
+    if train is not None:
+        where = f"data.val: '{split.annotations}'"
+        who = f"data.train: '{train.annotations_path}'"
+        check_same_classes(train.class_names, data.class_names, who=who, where=where)
+    return data
 
 
-def _open(split: SplitRecipe, field: str, filter_empty: bool, masks: bool, semantic: bool) -> CocoDataset:
+def _open(recipe: Recipe, field: str, filter_empty: bool, masks: bool, semantic: bool) -> CocoDataset:
+    split: SplitRecipe = recipe.data.train if field == "data.train" else recipe.data.val
     if not split.annotations or not split.images:
         missing = "annotations" if not split.annotations else "images"
         raise ValueError(f"[Trainer] {field}.{missing} is not set")
     try:
         return CocoDataset(
-            split.annotations, split.images, filter_empty=filter_empty, masks=masks, semantic=semantic
+            split.annotations,
+            split.images,
+            filter_empty=filter_empty,
+            masks=masks,
+            semantic=semantic,
+            cache=recipe.data.cache,
         )
     except (OSError, ValueError) as error:
         raise type(error)(f"{error} ({field} of the recipe)") from None

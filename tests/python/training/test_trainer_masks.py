@@ -9,39 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from training_helpers import MODEL, log_of, recipe_of, run, with_segmentations
+from training_helpers import (
+    BLENDMASK,
+    BOXINST,
+    CONDINST,
+    MODEL,
+    SMALL,
+    SOLO,
+    SOLOV2,
+    log_of,
+    recipe_of,
+    run,
+    with_segmentations,
+)
 
 import instseg.evaluation
 from instseg import Model, Predictor
 from instseg.recipe import Recipe
 from instseg.training import Trainer
-
-SMALL = {"branch_channels": 16, "branch_convs": 1}
-BOXINST = {**SMALL, "supervision": "boxes", "topk_per_image": 64, "max_proposals": 0}
-
-CONDINST = {"family": "condinst", "condinst": {**SMALL, "semantic": True}}
-BLENDMASK = {"family": "blendmask", "blendmask": SMALL}
-
-# Objects of about 20 px in images of 64.
-_SOLO = {
-    "convs": 1,
-    "channels": 32,
-    "mask_channels": 32,
-    "branch_channels": 32,
-    "grids": [8, 6, 4, 3, 2],
-    "min_scales": [1, 16, 32, 64, 128],
-    "max_scales": [32, 64, 128, 256, 2048],
-}
-
-
-def solo(preset: str) -> dict[str, Any]:
-    # Masks that begin at 0.01, or its square, hardly move in a few iterations.
-    head = {"prior_prob": 0.3}
-    return {"family": "solo", "preset": preset, "neck": {"channels": 32}, "solo": _SOLO, "head": head}
-
-
-SOLO = solo("decoupled_solo_light_lite0")
-SOLOV2 = solo("solov2_lite0")
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ from typing import Any
 from instseg.recipe import Recipe, parse_recipe
 from instseg.training import Trainer
 
+# Columns of log.csv that differ from run to run.
+TIMES = ("images_per_second", "seconds", "data_seconds", "peak_memory_mb")
+
 MODEL = {
     "preset": "fcos_efficientnet_lite0",
     "input": {"short_side": 64, "long_side": 128},
@@ -18,6 +21,33 @@ MODEL = {
     "head": {"cls_convs": 1, "box_convs": 1},
     "post": {"max_detections": 50},
 }
+
+SMALL = {"branch_channels": 16, "branch_convs": 1}
+BOXINST = {**SMALL, "supervision": "boxes", "topk_per_image": 64, "max_proposals": 0}
+
+CONDINST = {"family": "condinst", "condinst": {**SMALL, "semantic": True}}
+BLENDMASK = {"family": "blendmask", "blendmask": SMALL}
+
+# Objects of about 20 px in images of 64.
+_SOLO = {
+    "convs": 1,
+    "channels": 32,
+    "mask_channels": 32,
+    "branch_channels": 32,
+    "grids": [8, 6, 4, 3, 2],
+    "min_scales": [1, 16, 32, 64, 128],
+    "max_scales": [32, 64, 128, 256, 2048],
+}
+
+
+def solo(preset: str) -> dict[str, Any]:
+    # Masks that begin at 0.01, or its square, hardly move in a few iterations.
+    head = {"prior_prob": 0.3}
+    return {"family": "solo", "preset": preset, "neck": {"channels": 32}, "solo": _SOLO, "head": head}
+
+
+SOLO = solo("decoupled_solo_light_lite0")
+SOLOV2 = solo("solov2_lite0")
 
 
 def recipe_of(files, **changes: Any) -> Recipe:
@@ -51,7 +81,8 @@ def log_of(folder: Path) -> list[dict[str, str]]:
     with open(folder / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        row.pop("images_per_second")
+        for name in TIMES:
+            row.pop(name)
     return rows
 
 
