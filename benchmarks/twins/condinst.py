@@ -51,10 +51,11 @@ class Outputs(NamedTuple):
 def relative_coordinates(found: Selected, maps: list[Tensor], height: int, width: int) -> Tensor:
     """(location - pixel) / size of interest, [N, 2, height, width] at stride 8."""
     strides = 8 << found.levels
-    widths = torch.tensor([m.shape[-1] for m in maps])[found.levels]
+    device = found.cells.device
+    widths = torch.tensor([m.shape[-1] for m in maps], device=device)[found.levels]
     x = found.cells % widths * strides + strides // 2
     y = found.cells // widths * strides + strides // 2
-    px, py = torch.arange(width) * 8 + 4, torch.arange(height) * 8 + 4
+    px, py = torch.arange(width, device=device) * 8 + 4, torch.arange(height, device=device) * 8 + 4
     dx = (x[:, None, None] - px).expand(-1, height, -1)
     dy = (y[:, None, None] - py[:, None]).expand(-1, -1, width)
     return torch.stack([dx, dy], 1) / (64 << found.levels).float()[:, None, None, None]
