@@ -69,6 +69,7 @@ from ._C import (  # noqa: E402
 )
 from .image import read_image, write_image  # noqa: E402
 from .model import Model  # noqa: E402
+from .model_files import shipped_model, shipped_models  # noqa: E402
 from .predictor import Predictor  # noqa: E402
 from .results import Instances  # noqa: E402
 
@@ -104,6 +105,8 @@ __all__ = [
     "load",
     "presets",
     "read_image",
+    "shipped_model",
+    "shipped_models",
     "write_image",
 ]
 

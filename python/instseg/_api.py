@@ -41,6 +41,7 @@ def convert(
     preset: str | _C.ModelConfig | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     strict: bool = True,
+    dtype: str = "float32",
 ) -> Model:
     """A model with the weights of a checkpoint of another code base (docs/import.md), in evaluation mode.
 
@@ -49,13 +50,14 @@ def convert(
     parameter must get a value and nothing may be left over. A file of an ImageNet backbone (MSRA,
     torchvision, EfficientNet-Lite) becomes the model of `preset` with that backbone loaded and everything
     else freshly initialised, as the report says. Given a `destination`, the model file is written
-    there. `report` of the model says which names matched. Nothing in `source` is ever executed. Raises
-    OSError when a file cannot be read or written and ValueError, in one line naming file and cause.
+    there, with parameters in `dtype`, "float32" or "float16". `report` of the model says which names matched.
+    Nothing in `source` is ever executed. Raises OSError when a file cannot be read or written and ValueError,
+    in one line naming file and cause.
     """
     from .importers import convert as run
 
     model, report = run(os.fspath(source), preset, overrides, strict=strict)
     model.report = report
     if destination is not None:
-        model.save(destination)
+        model.save(destination, dtype=dtype)
     return model

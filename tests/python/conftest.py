@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,18 +16,25 @@ MakeDataset = Callable[..., tuple[Path, Path]]
 
 
 @pytest.fixture
-def make_dataset(tmp_path: Path) -> MakeDataset:
+def make_dataset(tmp_path: Path, make_datasets: MakeDataset) -> MakeDataset:
     """Writes a small COCO dataset of bright rectangles (ids 3 and 7); returns JSON file and folder."""
+    return functools.partial(make_datasets, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_datasets() -> MakeDataset:
+    """The same for tests that share a dataset; takes the folder first."""
     from PIL import Image
 
     def make(
+        parent: Path,
         sizes: Sequence[tuple[int, int]] = ((64, 96), (64, 96), (96, 64), (96, 64)),  # height, width
         objects: int = 2,
         edit: Callable[[dict[str, Any]], None] | None = None,
         name: str = "dataset",
     ) -> tuple[Path, Path]:
         rng = np.random.default_rng(7)
-        folder = tmp_path / name / "images"
+        folder = parent / name / "images"
         folder.mkdir(parents=True)
         document: dict[str, Any] = {
             "images": [],
@@ -54,7 +62,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
             )
         if edit is not None:
             edit(document)
-        path = tmp_path / name / "instances.json"
+        path = parent / name / "instances.json"
         path.write_text(json.dumps(document))
         return path, folder
 

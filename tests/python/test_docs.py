@@ -17,7 +17,7 @@ from instseg.cli import main
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
     *sorted((ROOT / "demo").glob("**/*.md")),
 ]
 COMMANDS = ("train", "eval", "predict", "convert", "info", "models", "data check")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import instseg
 from instseg._bin import native_root
 
 ROOT = native_root()
@@ -50,6 +51,14 @@ def test_holds_every_native_part() -> None:
     assert PROGRAM.stat().st_mode & 0o111
     files = {Path(str(file)).name for file in importlib.metadata.files("instseg") or []}
     assert {"LICENSE", "NOTICE"} <= files
+
+
+def test_holds_the_model_files_of_the_sources() -> None:
+    sources = {path.stem for path in (SOURCES / "python" / "instseg" / "models").glob("*.safetensors")}
+    assert set(instseg.shipped_models()) == sources
+    for path in instseg.shipped_models().values():
+        assert instseg.load(path).config.num_classes > 0
+        assert path.stat().st_size <= 16e6
 
 
 @pytest.mark.parametrize("file", list(RUN_PATHS), ids=lambda file: file.name)

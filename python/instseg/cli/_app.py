@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from instseg.cli import _convert, _data, _evaluate, _info, _models, _predict, _train
-from instseg.cli._common import UsageError, examples, print_error
+from instseg.cli._common import QuietExit, UsageError, examples, print_error
 
 app = typer.Typer(
     name="instseg",
@@ -24,6 +24,7 @@ app = typer.Typer(
         "instseg models",
         "instseg train nuclei_efficientnet_lite0 --output runs/nuclei",
         "instseg eval runs/nuclei/model.safetensors --annotations val.json --images images/",
+        "instseg predict cells.png --output out/",
         "instseg predict runs/nuclei/model.safetensors photo.jpg --output out/",
         "instseg COMMAND --help",
     ),
@@ -63,6 +64,8 @@ def run(argv: list[str]) -> int:
         code = code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except QuietExit as end:
+        return end.code
     except UsageError as error:
         print_error(str(error))
         return 2

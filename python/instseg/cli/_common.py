@@ -17,6 +17,14 @@ class UsageError(ValueError):
     """A command line that cannot be understood: exit code 2."""
 
 
+class QuietExit(Exception):
+    """The end of a process whose error another one reports."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 def one_line(text: str) -> str:
     """``text`` with line breaks folded into spaces."""
     return " ".join(text.split())

@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from instseg.cli._common import examples, to_json
 
-EXAMPLES = examples("instseg models", "instseg models --json")
+EXAMPLES = examples("instseg models", "instseg models --json", "instseg models --shipped")
 
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Only the paths of the model files that come with the package.")
+    ] = False,
 ) -> None:
-    """List the presets with their published AP and official weights."""
+    """List the presets with their published AP and official weights, and the models of the package."""
     import instseg
 
+    if shipped:
+        print_shipped(instseg.shipped_models(), as_json)
+        return
     rows = [preset_row(preset) for preset in instseg.presets()]
     if as_json:
         typer.echo(to_json(rows))
@@ -30,9 +38,24 @@ def models(
         if row["weights_url"] or row["weights_file"]:
             where = " ".join(part for part in (row["weights_file"], row["weights_url"]) if part)
             typer.echo(f"{'':<{width}}  {'':6}  {'':7}  weights: {where}")
+    for name, path in instseg.shipped_models().items():
+        typer.echo(f"\ncomes with the package: {name}, {path}")
     typer.echo(
         "\nAP: published, COCO val2017. Convert official weights: instseg convert FILE OUT --preset NAME"
     )
+
+
+def print_shipped(models: Mapping[str, Path], as_json: bool) -> None:
+    """One path a line, as JSON with names. FileNotFoundError when there is none."""
+    if not models:
+        from instseg import shipped_model
+
+        shipped_model()  # says where it should be
+    if as_json:
+        typer.echo(to_json([{"name": name, "path": str(path)} for name, path in models.items()]))
+        return
+    for path in models.values():
+        typer.echo(str(path))
 
 
 def preset_row(preset: Any) -> dict[str, Any]:

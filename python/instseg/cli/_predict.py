@@ -25,24 +25,35 @@ from instseg.cli._common import (
     progress_bar,
     write_json,
 )
+from instseg.model_files import is_model_file, shipped_model
 
 if TYPE_CHECKING:
     import instseg
 
 EXAMPLES = examples(
+    "instseg predict cells.png --output out/",
     "instseg predict model.safetensors photo.jpg --output out/",
     "instseg predict model.safetensors photos/ more/one.png --json detections.json --score 0.5",
     "instseg predict model.safetensors photos/ --output out/ --device cuda --precision bf16",
 )
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png")  # what is taken from folders
+OTHER_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp")
+MODEL_SUFFIX = ".safetensors"
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file.")],
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|FOLDER", help="JPEG or PNG files, or folders of them.")
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] IMAGE|FOLDER...",
+            help="A model file (default: the model of nuclei that comes with the package), then JPEG or PNG "
+            "files or folders of them.",
+        ),
     ],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="FILE", help="The model file, instead of MODEL.")
+    ] = None,
     output: Annotated[
         str | None, typer.Option("--output", metavar="DIR", help="Write every image with its detections.")
     ] = None,
@@ -77,6 +88,7 @@ def predict(
     if pixel_limit < 1:
         raise UsageError(f"--pixel-limit must be at least 1, got {pixel_limit}")
     check_device(device, precision)
+    model, images = split_inputs(inputs, model)
     check_file(model, "model file")
     files, errors = expand_inputs(images)
     prepare_output(output, files)
@@ -103,6 +115,56 @@ def predict(
         write_json(json_file, detections_document(Path(model).name, run.done, run.errors))
     print(run.summary(len(files)), file=sys.stderr)
     return 130 if interrupted else int(bool(run.errors))
+
+
+def split_inputs(inputs: list[str], model: str | None = None) -> tuple[str, list[str]]:
+    """Path of the model and the images: the first of ``inputs`` is the model if its content or name says so.
+
+    ``model`` is that of --model; without any it is the one that comes with the package. Raises UsageError
+    where it is not clear what is meant, OSError when the package has no model.
+    """
+    images = list(inputs)
+    if model is None and names_model(images[0]):
+        model = images.pop(0)
+        if not images:
+            raise UsageError(f"no image or folder given besides the model '{model}'")
+    for name in images:
+        if Path(name).is_file() and is_model_file(name):
+            raise UsageError(
+                f"'{name}' is a model file where an image is expected; one model comes first, or with --model"
+            )
+    return str(shipped_model()) if model is None else model, images
+
+
+def names_model(name: str) -> bool:
+    """Whether the first argument of the command means a model file rather than an image or a folder.
+
+    UsageError when it is a file that is neither.
+    """
+    path = Path(name)
+    if path.suffix == MODEL_SUFFIX:
+        return True  # also a broken or missing one
+    if not path.is_file():
+        return not path.is_dir() and path.suffix.lower() not in (*SUFFIXES, *OTHER_SUFFIXES)
+    if is_model_file(path):
+        return True
+    if path.suffix.lower() in SUFFIXES or begins_like_image(path):
+        return False
+    raise UsageError(
+        f"'{name}' is neither a model file nor an image; "
+        "checkpoints of other code bases become model files by 'instseg convert'"
+    )
+
+
+def begins_like_image(path: Path) -> bool:
+    """Whether a decoder takes the first bytes of a file for an image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path):
+            return True
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def expand_inputs(inputs: list[str]) -> tuple[list[str], list[dict[str, str]]]:

@@ -46,6 +46,27 @@ def test_train_writes_a_model_and_resumes(run: Run, recipe: Path, tmp_path: Path
     assert model.stat().st_mtime_ns > written
 
 
+def test_train_with_short_forms(run: Run, recipe: Path, dataset: tuple[Path, Path], tmp_path: Path) -> None:
+    """The fixture's images are in the folder `images` beside the JSON file."""
+    annotations, images = dataset
+    values = yaml.safe_load(recipe.read_text())
+    values["data"].update(train=None, val=None)
+    recipe.write_text(yaml.safe_dump(values))
+    splits = [f"data.train={annotations}", f"data.val={annotations}:{images}"]
+    result = run("train", recipe, *splits, "--output", tmp_path / "run")
+    assert result.code == 0, result.err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    split = {"annotations": str(annotations), "images": str(images)}
+    assert summary["recipe"]["data"]["train"] == summary["recipe"]["data"]["val"] == split
+    assert summary["metrics"] is not None
+    missing = run("train", recipe, "data.train=/no/such.json", "--output", tmp_path / "a")
+    assert missing.code == 1 and len(missing.errors) == 1 and "/no/such.json" in missing.err
+    edited = json.loads(annotations.read_text())
+    annotations.write_text(json.dumps({**edited, "annotations": []}))
+    empty = run("train", recipe, *splits, "--output", tmp_path / "b")
+    assert empty.code == 1 and len(empty.errors) == 1 and "no image with objects" in empty.err
+
+
 def test_train_errors(run: Run, recipe: Path, tmp_path: Path) -> None:
     missing = run("train", recipe, "data.train.images=/no/such/folder", "--output", tmp_path / "a")
     assert missing.code == 1 and len(missing.errors) == 1 and "/no/such/folder" in missing.err
