@@ -129,11 +129,18 @@ def split_inputs(inputs: list[str], model: str | None = None) -> tuple[str, list
         if not images:
             raise UsageError(f"no image or folder given besides the model '{model}'")
     for name in images:
-        if Path(name).is_file() and is_model_file(name):
+        if Path(name).is_file() and _is_model(name):
             raise UsageError(
                 f"'{name}' is a model file where an image is expected; one model comes first, or with --model"
             )
     return str(shipped_model()) if model is None else model, images
+
+
+def _is_model(name: str) -> bool:
+    try:
+        return is_model_file(name)
+    except OSError:  # of one image among many, which reading it will report
+        return False
 
 
 def names_model(name: str) -> bool:

@@ -91,6 +91,7 @@ def _key(annotations: Path, masks: bool) -> dict[str, Any]:
         "path": str(path),
         "size": state.st_size,
         "mtime": state.st_mtime_ns,
+        "ctime": state.st_ctime_ns,  # no program can set it back
         "content": digest.hexdigest(),
         "masks": masks,
     }

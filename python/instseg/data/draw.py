@@ -246,8 +246,8 @@ def _write_upright(picture: Image.Image, x: int, y: int, text: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON may hold and no font can draw."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """One line, without halves of surrogate pairs, which JSON may hold and no font can draw."""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
 
 
 def _folded(text: str, width: int) -> str:

@@ -180,6 +180,11 @@ def rows_by_image(
 def read_document(source: Source, kind: str, function: str) -> Mapping[str, Any]:
     """The COCO document of a source, with its three lists; of a CocoDataset what ``kind`` compares."""
     if isinstance(source, CocoDataset):
+        if kind == "mask" and not (source.masks or source.semantic):
+            raise ValueError(
+                f"[{function}] '{source.annotations_path}' was opened without masks; evaluate boxes, or open "
+                "the dataset with masks=True"
+            )
         return source.ground_truth(masks=kind == "mask")
     document = source if isinstance(source, Mapping) else _read_json(source, function)
     name = "the ground truth" if isinstance(source, Mapping) else f"'{os.fspath(source)}'"

@@ -119,7 +119,7 @@ def _sort(
         own = [g for g, o in enumerate(objects) if o["category_id"] == row["category_id"]]
         free = [g for g in own if not objects[g]["iscrowd"] and g not in used and overlaps[g] >= FOUND]
         if free:
-            used.add(max(free, key=lambda g: overlaps[g]))
+            used.add(max(free, key=lambda g: (overlaps[g], g)))
         elif not any(objects[g]["iscrowd"] and overlaps[g] >= FOUND for g in own):
             wrong.append(_explain(truth, image, row, overlaps, objects))
     return used, wrong

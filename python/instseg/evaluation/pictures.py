@@ -273,6 +273,7 @@ def _font(size: int) -> Any:
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, room: int) -> None:
     """One line of text, cut where the room ends."""
     font = _font(size)
+    text = " ".join(text.split())  # Pillow measures single lines alone
     if draw.textlength(text, font=font) > room:
         while text and draw.textlength(text + "...", font=font) > room:
             text = text[:-1]

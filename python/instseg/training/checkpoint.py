@@ -48,6 +48,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Writes atomically, then removes all but the ``keep`` newest checkpoints of ``folder``.
 
+    Later ones than this were damaged, else they would have been resumed: they go too.
+
     Raises OSError when it cannot be written; nothing of it remains then, and the others are untouched.
     """
     path = folder / f"checkpoint_{checkpoint.iteration:07d}.pt"
@@ -61,7 +63,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    every = list_checkpoints(folder)
+    end = every.index(path) + 1
+    for old in every[: max(end - keep, 0)] + every[end:]:
         old.unlink(missing_ok=True)
     return path
 

@@ -36,9 +36,10 @@ SMOOTHING = 0.1
 
 
 class CsvLog:
-    """A CSV file with a row per logged iteration; reopening drops rows from ``start`` on."""
+    """A CSV file with a row per logged iteration; reopening drops rows from ``start`` on, or with ``done``,
+    where rows count the iterations that were done, from ``start`` + 1 on."""
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path, start: int, *, done: bool = False) -> None:
         self._path = path
         self._columns: list[str] = []
         self._old: list[list[str]] | None = None  # rows of an earlier run, until the first one of this run
@@ -50,11 +51,15 @@ class CsvLog:
             path.unlink()
             return
         self._columns = rows[0]
-        self._old = [row for row in rows[1:] if row[0].isdigit() and int(row[0]) < start]
+        self._old = [row for row in rows[1:] if row[0].isdigit() and int(row[0]) < start + done]
         self._rewrite(self._old)
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         """Appends a row. The first one decides the columns; in a reopened file it may add some."""
+        repeated = [row for row in self._old or () if row[0] == str(iteration)]
+        if self._old is not None and repeated:
+            self._old = [row for row in self._old if row not in repeated]
+            self._rewrite(self._old)
         added = [name for name in ("iteration", *values) if name not in self._columns]
         if not self._columns:
             self._columns = added
@@ -106,7 +111,7 @@ class TrainingLog:
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
         self._losses = CsvLog(folder / "log.csv", start)
-        self._metrics = CsvLog(folder / "metrics.csv", start)
+        self._metrics = CsvLog(folder / "metrics.csv", start, done=True)
         self._boards: list[Board] = []
         if wandb is not None:
             self._boards.append(WeightsAndBiases(folder, start, wandb, recipe or {}))
@@ -214,10 +219,9 @@ class TrainingLog:
             for i, pixels in enumerate(validation_pictures(predictor, dataset)):
                 self._picture(iteration, f"val/image_{i}", pixels)
 
-    def finished(self, seconds: float) -> None:
+    def finished(self, seconds: float, device: torch.device) -> None:
         """The last line: how long the training took, without evaluations, and how much memory."""
         pace = self._total * self._batch_size / max(seconds, 1e-9)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         peaks = peak_memory(device).values()
         memory = ", ".join(
             f"{value / 1000:.2f} GB {name}" for name, value in zip(("RAM", "GPU"), peaks, strict=False)

@@ -64,12 +64,19 @@ class RunFolder:
             old.unlink()
 
     def newest_checkpoint(self, say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that can be read; one that was damaged is passed over."""
+        """The newest checkpoint that can be read; one that was damaged is passed over.
+
+        Raises ValueError when there are some, and none can be read: starting over would remove them.
+        """
+        reason = ""
         for path in reversed(list_checkpoints(self.path)):
             try:
                 return load_checkpoint(path)
             except (OSError, ValueError) as error:
                 say(f"{error}; trying the one before")
+                reason = reason or str(error)
+        if reason:
+            raise ValueError(f"{reason}; no checkpoint is readable, start over with --no-resume")
         return None
 
     def save_checkpoint(self, checkpoint: Checkpoint, keep: int) -> None:

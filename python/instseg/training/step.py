@@ -118,7 +118,7 @@ class Stepper:
                 self.scaler.scale(total / len(parts)).backward()  # type: ignore[no-untyped-call]
             own.append(torch.cat([stacked.detach(), total.detach().reshape(1)]))
         losses = self._checked([*terms, "total"], torch.stack(own).cpu(), batch, parts)
-        overflow = self._update()
+        overflow = self._update(batch.iteration, batch.image_ids)
         return StepResult(losses, rate, overflow)
 
     # ---- the parts ----
@@ -178,11 +178,17 @@ class Stepper:
             )
         return dict(zip(names, every.mean(0).tolist(), strict=True))
 
-    def _update(self) -> float | None:
+    def _update(self, iteration: int, image_ids: list[int]) -> float | None:
         """Changes the weights; the lower loss scale where gradients overflowed and nothing changed."""
         if self.solver.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.solver.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.solver.clip_norm)
+            if not self.scaler.is_enabled() and not torch.isfinite(norm):
+                # Equal in all workers, whose gradients are the same here.
+                raise TrainingError(
+                    f"[Trainer] the gradient's norm is {norm.item()}, with finite losses, at iteration "
+                    f"{iteration} on images {image_ids}; lower solver.base_lr or train with solver.amp=none"
+                )
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -185,7 +185,7 @@ class Trainer:
         if evaluated != self.iteration:
             metrics = self._evaluate(log)
         if log is not None:
-            log.finished(self.progress["seconds"])
+            log.finished(self.progress["seconds"], self.device)
         return metrics
 
     def step(self, batch: Batch) -> StepResult:

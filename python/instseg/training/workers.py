@@ -79,7 +79,7 @@ class Workers:
         device = _device(name, self.local_rank, self.world)
         if self.world > 1 and device.type == "cuda":
             torch.cuda.set_device(device)
-            self.group = dist.new_group(backend="nccl")
+            self.group = dist.new_group(backend="nccl", timeout=PATIENCE)
         return device
 
     # ---- tensors ----

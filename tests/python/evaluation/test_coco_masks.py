@@ -153,6 +153,9 @@ def test_missing_masks_and_unknown_kinds(dataset):
         evaluate_detections(truth, bare, kind="mask")
     with pytest.raises(ValueError, match=r"24 annotations .* no 'segmentation', the first is 1;.*masks=True"):
         evaluate_detections(dataset.ground_truth(masks=False), rows, kind="mask")
+    boxes = CocoDataset(dataset.annotations_path, dataset.image_dir)
+    with pytest.raises(ValueError, match="was opened without masks; evaluate boxes, or open"):
+        evaluate_detections(boxes, rows, kind="mask")
     del truth["annotations"][3]["segmentation"]
     with pytest.raises(ValueError, match=r"1 annotations .*the first is 4;"):
         evaluate_detections(truth, rows, kind="mask")

@@ -58,6 +58,17 @@ def test_only_the_newest_are_kept(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "notes.pt"]
 
 
+def test_damaged_later_files_go_rather_than_good_ones(tmp_path: Path):
+    save_checkpoint(tmp_path, checkpoint(1000), keep=1)
+    (tmp_path / "checkpoint_0002000.pt").write_bytes(b"damaged")
+    (tmp_path / "checkpoint_0003000.pt").write_bytes(b"damaged")
+    save_checkpoint(tmp_path, checkpoint(1500), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "checkpoint_0001000.pt",
+        "checkpoint_0001500.pt",
+    ]
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch):
     path = save_checkpoint(tmp_path, checkpoint(5), keep=2)
     before = path.read_bytes()

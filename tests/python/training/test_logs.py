@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from instseg.training.logs import CsvLog, TrainingLog
@@ -33,6 +34,19 @@ def test_resuming_drops_what_comes_again(tmp_path: Path):
         "3,0.75,0.1",
         "4,9.0,0.2",
     ]
+
+
+def test_an_evaluation_made_before_the_checkpoint_is_kept(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    log = CsvLog(path, 0, done=True)
+    for iteration in (2, 4, 6):
+        log.write(iteration, {"AP": iteration / 10})
+    assert rows(path) == ["iteration,AP", "2,0.2", "4,0.4", "6,0.6"]
+    resumed = CsvLog(path, 4, done=True)
+    assert rows(path) == ["iteration,AP", "2,0.2", "4,0.4"]
+    resumed.write(4, {"AP": 0.5})  # evaluated again
+    resumed.write(6, {"AP": 0.7})
+    assert rows(path) == ["iteration,AP", "2,0.2", "4,0.5", "6,0.7"]
 
 
 def test_starting_over_starts_a_new_file(tmp_path: Path):
@@ -72,7 +86,7 @@ def test_a_run_of_lines(tmp_path: Path):
     with TrainingLog(tmp_path, 0, 4, 2, 8, console, tensorboard=False) as log:
         for iteration in range(4):
             log.iteration(iteration, {"loss_cls": 0.5, "total": 1.0}, 0.01, {"seconds": 2.0, "memory": 1e9})
-        log.finished(16.0)
+        log.finished(16.0, torch.device("cpu"))
     first, second, last = out.getvalue().splitlines()
     assert first.startswith("iteration 2/4  loss 1.000  lr 0.01  ") and " eta 0:00:0" in first
     assert second.startswith("iteration 4/4  ")

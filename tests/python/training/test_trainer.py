@@ -160,6 +160,37 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(files, tmp_path, capf
     assert f"{newest}' is not a readable checkpoint" in capfd.readouterr().err
 
 
+def test_checkpoints_that_cannot_be_read_are_not_thrown_away(files, tmp_path):
+    recipe = recipe_of(files, checkpoint_every=3)
+    run(recipe, tmp_path / "run")
+    paths = list_checkpoints(tmp_path / "run")
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="no checkpoint is readable, start over with --no-resume"):
+        Trainer(recipe, tmp_path / "run", quiet=True)
+    assert list_checkpoints(tmp_path / "run") == paths
+    assert Trainer(recipe, tmp_path / "run", quiet=True, resume=False).iteration == 0
+
+
+class BrokenGradient(torch.nn.Module):
+    """Stands in for a model with a finite loss whose gradient is infinite."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, targets):
+        return {"loss_cls": self.weight.sqrt().sum()}
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "build_model", BrokenGradient)
+    broken = Trainer(recipe_of(files, solver__clip_norm=1.0), tmp_path / "run", quiet=True)
+    with pytest.raises(TrainingError, match="the gradient's norm is inf, with finite losses, at iteration 0"):
+        broken.run()
+    assert torch.equal(broken.model.weight.detach(), torch.zeros(1))
+
+
 class NotANumber(torch.nn.Module):
     """Stands in for a model whose box loss breaks at the third call."""
 
