@@ -7,15 +7,18 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <tuple>
 
 #include "kernels/winograd.h"
 #include "ops/checks.h"
@@ -132,14 +135,22 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
                                                  torch::autograd::variable_list grads) {
     const auto saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1];
-    const at::Tensor grad = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
+    // A bias that is not there is no input.
+    const bool by_bias = context->saved_data["bias"].toBool() && context->needs_input_grad(2);
     torch::autograd::variable_list out(3);
+    if (at::GradMode::is_enabled()) {
+      // Gradients of these gradients are wanted: the direct form has them.
+      std::tie(out[0], out[1], out[2]) = at::convolution_backward(
+          grads[0], x, weight, at::OptionalIntArrayRef(weight.size(0)), {1, 1}, {1, 1}, {1, 1}, false, {0, 0},
+          1, {context->needs_input_grad(0), context->needs_input_grad(1), by_bias});
+      return out;
+    }
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const at::Tensor grad = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
     if (context->needs_input_grad(0)) out[0] = grad_input(grad, weight);
     if (context->needs_input_grad(1)) {
       out[1] = grad_weight(x, grad).contiguous(weight.suggest_memory_format());
     }
-    // A bias that is not there is no input.
-    const bool by_bias = context->saved_data["bias"].toBool() && context->needs_input_grad(2);
     if (by_bias) out[2] = grad.sum({0, 2, 3});
     return out;
   }

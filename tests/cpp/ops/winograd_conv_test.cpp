@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/conv2d.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "ops/device_test.h"
 
@@ -91,6 +92,21 @@ TEST(WinogradConv, DoesNotDependOnTheThreads) {
   at::set_num_threads(threads);
   expect_close(parallel.y, serial.y, "y", x.sizes());
   expect_close(parallel.grad_weight, serial.grad_weight, "grad_weight", x.sizes());
+}
+
+TEST(WinogradConv, SecondDerivativesAreThoseOfTheDirectForm) {
+  const auto second = [](const auto& convolve) {
+    at::manual_seed(9);
+    const auto x = at::randn({1, 4, 8, 8}).requires_grad_();
+    const auto weight = at::randn({3, 4, 3, 3}).requires_grad_();
+    const auto y = convolve(x, weight).square().sum();
+    const auto first = torch::autograd::grad({y}, {x}, {}, /*retain_graph=*/true, /*create_graph=*/true)[0];
+    first.square().sum().backward();
+    return weight.grad();
+  };
+  const auto ours = second([](const auto& x, const auto& w) { return winograd_conv(x, w); });
+  const auto direct = second([](const auto& x, const auto& w) { return at::conv2d(x, w, {}, 1, 1); });
+  EXPECT_LE((ours - direct).abs().max().item<double>(), 1e-5 * direct.abs().max().item<double>());
 }
 
 TEST(WinogradConv, NoImagesGiveNothing) {
