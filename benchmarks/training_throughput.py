@@ -18,6 +18,7 @@ import argparse
 import math
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -44,7 +45,7 @@ MAX_ROUNDING_RATIO = 4.0  # of our distance from float64 to the twin's
 RATE = 1e-5  # small enough that many steps on one batch stay finite
 
 
-class Contestant:
+class Contestant(ABC):
     """One training loop; `losses` gives the terms of the batch, a call makes a whole step."""
 
     def __init__(self, network: torch.nn.Module, scenes: list[Scene], args: argparse.Namespace, last: bool):
@@ -55,8 +56,9 @@ class Contestant:
         self.optimizer = build_optimizer(self.network, SolverRecipe(base_lr=RATE))
         self.images = [each.image for each in scenes]
 
+    @abstractmethod
     def terms(self) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
+        """Loss terms by name, with gradient."""
 
     def losses(self) -> dict[str, torch.Tensor]:
         with self.autocast():

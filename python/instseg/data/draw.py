@@ -83,12 +83,12 @@ def contact_sheet(dataset: CocoDataset, entries: Sequence[int], columns: int = 4
         try:
             sheet.paste(Image.fromarray(draw_annotations(dataset, i, size)), (x, y))
         except (OSError, ValueError) as error:
-            pen.multiline_text((x, y), _folded(_printable(str(error)), 60), fill=(200, 0, 0), font=_font(12))
+            pen.multiline_text((x, y), _folded(printable(str(error)), 60), fill=(200, 0, 0), font=font_of(12))
         found = dataset.annotations(record.id)
         crowds = sum(a.crowd for a in found)
         text = f"{record.id}  {record.file_name}  objects: {len(found) - crowds}"
         text += f", crowds: {crowds}" if crowds else ""
-        pen.text((x, y + size[0] + 3), _printable(text[:76]), fill=_INK, font=_font(12))
+        pen.text((x, y + size[0] + 3), printable(text[:76]), fill=_INK, font=font_of(12))
     return np.asarray(sheet)
 
 
@@ -113,7 +113,7 @@ def dataset_charts(dataset: CocoDataset, classes: int = 24) -> dict[str, Pixels]
         "aspect_ratios": histogram("objects by width / height", sides[:, 0] / sides[:, 1], logarithmic=True),
         "classes": bar_chart(
             "objects by class",
-            [_printable(names[c]) for c in most],
+            [printable(names[c]) for c in most],
             [counts[c] for c in most],
             upright=True,
         ),
@@ -128,9 +128,9 @@ def bar_chart(title: str, labels: Sequence[str], values: Sequence[float], *, upr
     below = 100 if upright else 44
     height, width = _CHART[0] + below - 44, _CHART[1]
     chart = Image.new("RGB", (width, height), _PAPER)
-    pen, font = ImageDraw.Draw(chart), _font(12)
+    pen, font = ImageDraw.Draw(chart), font_of(12)
     left, right, top, bottom = 70, width - 12, 34, height - below
-    pen.text((left, 10), title, fill=_INK, font=_font(14))
+    pen.text((left, 10), title, fill=_INK, font=font_of(14))
     most = max([*values, 1])
     for value in sorted({0, most / 2, most}):
         y = bottom - value / most * (bottom - top)
@@ -223,29 +223,27 @@ def _box(a: Annotation, old: tuple[int, int], new: tuple[int, int]) -> tuple[flo
 
 
 def _write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str) -> None:
-    font, text = _font(11), _printable(text)
+    font, text = font_of(11), printable(text)
     x = max(0.0, min(x, pen.im.size[0] - pen.textlength(text, font) - 2))
     y = y - 13 if y >= 13 else y
     pen.rectangle((x, y, x + pen.textlength(text, font) + 2, y + 12), fill=_INK)
     pen.text((x + 1, y), text, fill=_PAPER, font=font)
 
 
-def _font(size: int) -> Any:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size
-        return ImageFont.load_default()
+def font_of(size: int) -> Any:
+    """Pillow's own font at ``size`` px."""
+    return ImageFont.load_default(size)
 
 
 def _write_upright(picture: Image.Image, x: int, y: int, text: str) -> None:
-    font = _font(12)
+    font = font_of(12)
     width = int(ImageDraw.Draw(picture).textlength(text, font)) + 1
     line = Image.new("RGB", (width, 15), _PAPER)
     ImageDraw.Draw(line).text((0, 0), text, fill=_INK, font=font)
     picture.paste(line.rotate(90, expand=True), (x, y))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One line, without halves of surrogate pairs, which JSON may hold and no font can draw."""
     return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
 

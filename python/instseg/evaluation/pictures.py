@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from instseg import MaskTargets, read_image
 from instseg._C import Rle, rle_decode
+from instseg.data.draw import font_of, printable
 from instseg.evaluation._truth import Detection, Source
 from instseg.evaluation.mistakes import FalseNegative, FalsePositive, Mistakes, find_mistakes
 from instseg.evaluation.results import CocoResult
@@ -110,7 +111,7 @@ def precision_recall_plot(result: CocoResult) -> Image.Image:
     left, top, right, bottom = 52, 34, 500, 370
     canvas = Image.new("RGB", (scale * width, scale * height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    big = _font(11 * scale)
+    big = font_of(11 * scale)
 
     def place(recall: float, precision: float) -> tuple[float, float]:
         return scale * (left + recall * (right - left)), scale * (bottom - precision * (bottom - top))
@@ -266,14 +267,10 @@ def _pixels(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         return np.full((*size, 3), 128, np.uint8)
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, room: int) -> None:
     """One line of text, cut where the room ends."""
-    font = _font(size)
-    text = " ".join(text.split())  # Pillow measures single lines alone
+    font = font_of(size)
+    text = printable(text)
     if draw.textlength(text, font=font) > room:
         while text and draw.textlength(text + "...", font=font) > room:
             text = text[:-1]
